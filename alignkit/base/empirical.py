@@ -1,0 +1,122 @@
+"""The empirical law of a data set: every draw is a data point, and the denoiser is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+from numpy.typing import ArrayLike
+
+from alignkit.base.law import ExactLaw, Floats, finite_array
+from alignkit.errors import ParameterError
+from alignkit.noise import categorical, uniform
+
+__all__ = ["Empirical"]
+
+# Rows × data points held at once while posterior weights are formed.
+_BLOCK_ENTRIES = 1 << 24
+
+
+class Empirical(ExactLaw):
+    """The law that puts equal mass on each row of a data set.
+
+    Its denoiser is the softmax-weighted mean of the data (Karras et al., arXiv 2206.00364, appendix B.3), its tilts are
+    reweightings, its log-partition a log-mean-exp.
+
+    Arguments:
+        data: (N, *shape), finite.
+        name: what `explain()` calls it.
+
+    Raises:
+        ParameterError: the data are empty.
+        NonFiniteError: a NaN or an infinity, with the index of the first.
+
+    Example:
+        >>> law = Empirical([[0.0], [1.0]])
+        >>> law.denoise(np.array([[0.5]]), np.array([1.0])).tolist()
+        [[0.5]]
+    """
+
+    tail = "bounded"
+
+    def __init__(self, data: ArrayLike, *, name: str = "empirical law") -> None:
+        values = finite_array(data, "the data set")
+        if values.ndim == 0:
+            raise ParameterError("The data set is a single number.", ways_out=["Pass rows: (N, *shape)."])
+        self.name = name
+        self.shape = tuple(values.shape[1:])
+        self.data: Floats = values.reshape(values.shape[0], -1)
+        self.data_range = (float(values.min()), float(values.max()))
+        self._log_weights: Floats = np.full(values.shape[0], -np.log(values.shape[0]))
+        # Distances are taken from the centre, where the squares cancel least.
+        self._centre: Floats = self.data.mean(axis=0)
+
+    @property
+    def weights(self) -> Floats:
+        """The mass of each data point, (N,)."""
+        return np.exp(self._log_weights)
+
+    @property
+    def mean(self) -> Floats:
+        """E[x], (d,)."""
+        return self.weights @ self.data
+
+    @property
+    def covariance(self) -> Floats:
+        """Cov[x], (d, d)."""
+        centred = self.data - self.mean
+        return (self.weights[:, None] * centred).T @ centred
+
+    def log_partition(self, theta: ArrayLike) -> Floats:
+        """log Σ_i w_i exp⟨θ, x_i⟩, (j, d) → (j,)."""
+        result: Floats = np.logaddexp.reduce(self._log_weights + self._tilts(theta) @ self.data.T, axis=1)
+        return result
+
+    def tilt(self, theta: ArrayLike) -> Empirical:
+        """The law q_θ: the same points, reweighted."""
+        scores = self._log_weights + (self._tilts(theta)[:1] @ self.data.T)[0]
+        tilted = object.__new__(type(self))
+        tilted.__dict__.update(self.__dict__)
+        tilted.name = f"{self.name}, tilted"
+        tilted._log_weights = scores - np.logaddexp.reduce(scores)
+        return tilted
+
+    def draw_tilted(self, theta: Floats, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:
+        """Draw row i from q_{θ_i}; see `ExactLaw.draw_tilted`."""
+        uniforms = uniform(seed, rows, 1, stage=stage, first_row=first_row)[:, 0]
+        labels = np.empty(rows, dtype=np.int64)
+        step = rows if theta.shape[0] == 1 else max(1, _BLOCK_ENTRIES // self.data.shape[0])
+        for start in range(0, rows, step):
+            block = slice(start, min(rows, start + step))
+            scores = self._log_weights + (theta if theta.shape[0] == 1 else theta[block]) @ self.data.T
+            probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+            labels[block] = categorical(probabilities, uniforms[block])
+        return self.data[labels].reshape((rows, *self.shape))
+
+    def denoise(self, x: Any, sigma: Any) -> Any:
+        """The exact posterior mean over the data; numpy, torch or jax arrays.
+
+        Arguments:
+            x: (n, *shape).
+            sigma: (n,), in units of x.
+
+        Returns:
+            (n, *shape), of x's kind, dtype and device.
+        """
+        xp, device = array_api_compat.array_namespace(x), array_api_compat.device(x)
+        data = xp.asarray(self.data - self._centre, dtype=x.dtype, device=device)
+        log_weights = xp.asarray(self._log_weights, dtype=x.dtype, device=device)
+        centre = xp.asarray(self._centre, dtype=x.dtype, device=device)
+        half_squares = 0.5 * xp.sum(data**2, axis=1)
+        flat = self._flat(x) - centre
+        parts = []
+        step = max(1, _BLOCK_ENTRIES // self.data.shape[0])
+        for start in range(0, flat.shape[0], step):
+            rows = flat[start : start + step]
+            variance = (sigma[start : start + step] ** 2)[:, None]
+            logits = log_weights + (rows @ data.T - half_squares) / variance
+            posterior = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
+            posterior = posterior / xp.sum(posterior, axis=1, keepdims=True)
+            parts.append(posterior @ data + centre)
+        return xp.reshape(xp.concat(parts, axis=0), x.shape)

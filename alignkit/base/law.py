@@ -1,0 +1,183 @@
+"""The contract of base laws: what a pre-trained model is to alignkit."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import array_api_compat
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from alignkit.errors import NonFiniteError, ParameterError, ShapeError
+
+__all__ = ["BaseLaw", "ExactLaw", "Tail", "checked_count", "finite_array"]
+
+Floats = NDArray[np.float64]
+
+#: How the density decays: "bounded" support, a variance v (like exp(−‖x‖²/2v)), or None where nothing is known.
+Tail = Literal["bounded"] | float | None
+
+
+class BaseLaw(ABC):
+    """A law p that can be sampled and denoised; subclass it to bring your own.
+
+    Attributes:
+        shape: the shape of one draw; d is its number of entries.
+        name: what `explain()` calls it.
+        tail: how the density decays.
+        exact: whether `denoise` is the true posterior mean E[x₀ | x_σ = x], rather than a network's estimate of it.
+        sigma_min, sigma_max: the noise scales at which `denoise` may be called, in units of x.
+        data_range: the interval that holds every entry of x, or None.
+        dtype: the floating type samplers run it in, "float32" or "float64".
+    """
+
+    shape: tuple[int, ...]
+    name: str
+    tail: Tail = None
+    exact: bool = False
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    data_range: tuple[float, float] | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+
+    @property
+    def ambient(self) -> int:
+        """The dimension d of x."""
+        return math.prod(self.shape)
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int) -> Any:
+        """Draw from p.
+
+        Arguments:
+            n: how many draws.
+            seed: fixes them; draw i does not depend on n.
+
+        Returns:
+            (n, *shape), numpy.
+        """
+
+    @abstractmethod
+    def denoise(self, x: Any, sigma: Any) -> Any:
+        """The posterior mean E[x₀ | x_σ = x], where x_σ = x₀ + σz with z standard normal.
+
+        Arguments:
+            x: (n, *shape), an array of the kind the law understands.
+            sigma: (n,), the noise scale of each row, in units of x.
+
+        Returns:
+            (n, *shape), of x's kind.
+        """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, shape={self.shape})"
+
+
+class ExactLaw(BaseLaw):
+    """A base law whose tilts q_θ ∝ p·exp⟨θ, x⟩ are known in closed form; numpy, no engine needed."""
+
+    exact = True
+    sigma_min = 1e-4
+    sigma_max = 1e4
+    dtype = "float64"
+
+    @property
+    @abstractmethod
+    def mean(self) -> Floats:
+        """E_p[x], flattened, (d,)."""
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Floats:
+        """Cov_p[x], flattened, (d, d)."""
+
+    @abstractmethod
+    def tilt(self, theta: ArrayLike) -> ExactLaw:
+        """The law q_θ, again a base law.
+
+        Arguments:
+            theta: θ, of the law's shape or flattened, in units of 1/x.
+        """
+
+    @abstractmethod
+    def log_partition(self, theta: ArrayLike) -> Floats:
+        """log E_p exp⟨θ, x⟩ for each of j tilts, (j, d) → (j,)."""
+
+    @abstractmethod
+    def draw_tilted(self, theta: Floats, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:
+        """Draw row i from q_{θ_i}.
+
+        Arguments:
+            theta: (rows, d), or (1, d) for all rows.
+            rows: how many rows.
+            seed, stage, first_row: number the noise, as in `alignkit.noise.normal`.
+
+        Returns:
+            (rows, *shape), float64.
+        """
+
+    def sample(self, n: int, *, seed: int) -> Floats:
+        """Draw n rows from p itself; see `BaseLaw.sample`."""
+        return self.draw_tilted(np.zeros((1, self.ambient)), checked_count(n), seed=seed)
+
+    def _tilts(self, theta: ArrayLike) -> Floats:
+        """Check tilts given as (d,), (*shape) or (j, d), and return (j, d)."""
+        tilts = finite_array(theta, "the tilt θ")
+        if tilts.shape == self.shape:
+            tilts = tilts.reshape(1, -1)
+        tilts = np.atleast_2d(tilts)
+        if tilts.ndim != 2 or tilts.shape[1] != self.ambient:
+            raise ShapeError(
+                f"The tilt θ has shape {np.shape(theta)}, but the law {self.name!r} has shape {self.shape}.",
+                ways_out=[f"Pass θ with shape {self.shape} or ({self.ambient},)."],
+            )
+        return tilts
+
+    def _flat(self, x: Any) -> Any:
+        """View (n, *shape) as (n, d), with the array's own namespace."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"denoise was given rows of shape {tuple(x.shape[1:])}, but the law {self.name!r} has {self.shape}.",
+                ways_out=[f"Pass x with shape (n, {', '.join(map(str, self.shape))})."],
+            )
+        return array_api_compat.array_namespace(x).reshape(x, (x.shape[0], self.ambient))
+
+
+def checked_count(n: int) -> int:
+    """A number of draws, refused unless it is a positive integer.
+
+    Raises:
+        ParameterError: n is not an integer, or below 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ParameterError(f"The number of draws must be a positive integer, not {n!r}.")
+    return int(n)
+
+
+def finite_array(values: ArrayLike, what: str) -> Floats:
+    """The values as float64, refused when empty or not finite.
+
+    Arguments:
+        values: numbers in any nesting numpy understands.
+        what: how the message names them.
+
+    Raises:
+        ParameterError: there are none, or they are not real numbers.
+        NonFiniteError: some are NaN or infinite.
+    """
+    raw = np.asarray(values)
+    if raw.dtype.kind not in "biuf":
+        raise ParameterError(f"{what} must hold real numbers, not dtype {raw.dtype}.")
+    array = np.array(raw, dtype=np.float64)
+    if array.size == 0:
+        raise ParameterError(f"{what} is empty (shape {array.shape}).")
+    bad = int(np.count_nonzero(~np.isfinite(array)))
+    if bad:
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise NonFiniteError(
+            f"{what} has {bad} entries that are NaN or infinite, the first at index {first}.",
+            ways_out=["Drop or impute those entries."],
+        )
+    return array

@@ -1,0 +1,128 @@
+"""What was achieved: frozen dataclasses that print as a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from alignkit.estimates import Estimate
+
+__all__ = ["Calibration", "KLCertificate", "TransportCertificate"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the tilt sampler's draws lie from reweighted draws of the base, where both can be had.
+
+    Arguments:
+        residual: mean of ⟨θ, x⟩ over sampler draws minus that over reweighted base draws, in base standard deviations.
+        standard_error: of the residual.
+        strength: the part of the full tilt, between 0 and 1, at which the two were compared.
+        sigma: the noise scale draws are sent back to, in units of x.
+        naive_residual: the same residual of the one-shot start from σ_max, which is wrong on learned denoisers.
+    """
+
+    residual: float
+    standard_error: float
+    strength: float
+    sigma: float
+    naive_residual: float
+
+    @property
+    def z_score(self) -> float:
+        """The residual in standard errors; beyond ±3 the deviation is real, though it may be small."""
+        return (
+            self.residual / self.standard_error if self.standard_error > 0 else math.copysign(math.inf, self.residual)
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.residual:+.3f} ± {self.standard_error:.3f} base sd (z = {self.z_score:+.1f}) "
+            f"at {self.strength:.0%} of the tilt, σ = {self.sigma:.3g}; a naive start: {self.naive_residual:+.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class KLCertificate:
+    """What a KL alignment achieved.
+
+    Arguments:
+        reward_before: E_p[r], in units of reward.
+        reward_after: E_q[r].
+        kl: KL(q‖p), in nats.
+        log_partition: log E_p exp(r/λ).
+        acceptance: the share of proposals that are kept; 1 where every draw is.
+        ess: how many independent draws the sampler's own randomness is worth; infinite where draws are independent.
+        nfe_per_sample: evaluations of the base denoiser per returned sample, the fit not counted.
+        calibration: the tilt sampler against reweighted base draws; None where the sampler needs none.
+        guarantee: what is promised, with its source.
+        details: further facts, by name.
+    """
+
+    reward_before: Estimate
+    reward_after: Estimate
+    kl: Estimate
+    log_partition: Estimate
+    acceptance: float
+    ess: float
+    nfe_per_sample: float
+    calibration: Calibration | None
+    guarantee: str
+    details: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        calibration = "not needed" if self.calibration is None else str(self.calibration)
+        rows = {
+            "reward before": str(self.reward_before),
+            "reward after": str(self.reward_after),
+            "KL(q‖p)": f"{self.kl} nats",
+            "log partition": str(self.log_partition),
+            "acceptance": f"{self.acceptance:.3g}",
+            "ESS": "independent draws" if math.isinf(self.ess) else f"{self.ess:.0f}",
+            "NFE per sample": f"{self.nfe_per_sample:g}",
+            "calibration": calibration,
+            "guarantee": self.guarantee,
+        }
+        return _table("KL certificate", rows | self.details)
+
+
+@dataclass(frozen=True)
+class TransportCertificate:
+    """What a Wasserstein alignment achieved, on the draws that were transported at solve time.
+
+    Arguments:
+        reward_before: mean of r(x) over base draws.
+        reward_after: mean of r(T(x)).
+        transport_cost: mean of c(x, T(x)), in units of cost.
+        gap_max: the largest relative optimality gap over all rows, unfinished ones included.
+        gap_mean: the mean relative gap.
+        rows_unfinished: how many rows a solver gave up on.
+        guarantee: what is promised, with its source.
+        details: further facts, by name.
+    """
+
+    reward_before: Estimate
+    reward_after: Estimate
+    transport_cost: Estimate
+    gap_max: float
+    gap_mean: float
+    rows_unfinished: int
+    guarantee: str
+    details: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rows = {
+            "reward before": str(self.reward_before),
+            "reward after": str(self.reward_after),
+            "transport cost": str(self.transport_cost),
+            "largest gap": f"{self.gap_max:.2g} relative",
+            "mean gap": f"{self.gap_mean:.2g} relative",
+            "rows unfinished": str(self.rows_unfinished),
+            "guarantee": self.guarantee,
+        }
+        return _table("Wasserstein certificate", rows | self.details)
+
+
+def _table(title: str, rows: dict[str, str]) -> str:
+    width = max(len(name) for name in rows)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])

@@ -1,0 +1,84 @@
+"""How closeness to the base law is measured: the choice that decides what is tractable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from alignkit.errors import ParameterError
+from alignkit.transport.costs import Cost, SquaredEuclidean
+
+__all__ = ["KL", "Closeness", "Wasserstein"]
+
+
+def _checked_weight(weight: object, owner: str) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int | float | np.integer | np.floating):
+        raise ParameterError(f"{owner}(weight=λ) takes a number, not {weight!r}.", ways_out=[f"{owner}(weight=1.0)."])
+    if not (math.isfinite(weight) and weight > 0):
+        raise ParameterError(
+            f"{owner}(weight=λ) needs 0 < λ < ∞, not {weight!r}: λ is the price of moving away from the base law.",
+            ways_out=["Raise λ to stay closer to the base law, lower it to follow the reward; never to 0."],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KL:
+    """Closeness by relative entropy: the target is q ∝ p·exp(r/λ).
+
+    Arguments:
+        weight: λ > 0, in units of reward per nat.
+
+    Raises:
+        ParameterError: λ is not a positive finite number.
+
+    Example:
+        >>> KL(weight=0.5)
+        KL(weight=0.5)
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        _checked_weight(self.weight, "KL")
+
+    @property
+    def objective(self) -> str:
+        """What the aligned law maximises, in words."""
+        return f"E_q[r] − {self.weight:g}·KL(q‖p)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wasserstein:
+    """Closeness by transport: the target is T#p with T(x) = argmax_y r(y) − λ·c(x, y).
+
+    Arguments:
+        weight: λ > 0, in units of reward per cost.
+        cost: c; half the squared Euclidean distance unless said otherwise.
+
+    Raises:
+        ParameterError: λ is not a positive finite number, or the cost is not one of `ak.costs`.
+
+    Example:
+        >>> Wasserstein(weight=2.0)
+        Wasserstein(weight=2.0, cost=SquaredEuclidean())
+    """
+
+    weight: float
+    cost: Cost = field(default_factory=SquaredEuclidean)
+
+    def __post_init__(self) -> None:
+        _checked_weight(self.weight, "Wasserstein")
+        if not isinstance(self.cost, SquaredEuclidean):
+            raise ParameterError(
+                f"Wasserstein(cost=…) does not know {self.cost!r}.", ways_out=["Use ak.costs.SquaredEuclidean()."]
+            )
+
+    @property
+    def objective(self) -> str:
+        """What the aligned law maximises, in words."""
+        return f"E_q[r] − {self.weight:g}·W_c(q, p), c = ½‖x − y‖²"
+
+
+Closeness = KL | Wasserstein

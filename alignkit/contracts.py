@@ -1,0 +1,299 @@
+"""What backends are asked and what they answer: small frozen dataclasses and protocols, with shapes and units.
+
+Notation: n rows, variable shape `shape` with d = prod(shape) entries flattened in C order, k the intrinsic dimension of
+the reward, λ the weight of closeness, θ a tilt in units of 1/x.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.base.law import BaseLaw
+from alignkit.expressions import Expression, Subspace
+
+__all__ = [
+    "Bid",
+    "Composition",
+    "DenoisingTiltSession",
+    "Guarantee",
+    "Progress",
+    "ProxProblem",
+    "ProxSession",
+    "ProxSolution",
+    "ProxSolver",
+    "Refusal",
+    "TiltProgram",
+    "TiltSampler",
+    "TiltSession",
+]
+
+Floats = NDArray[np.float64]
+
+#: Called as `progress(stage, done, total)` while work goes on; None keeps silent.
+Progress = Callable[[str, int, int], None] | None
+
+
+class Guarantee(enum.IntEnum):
+    """What a backend promises, strongest last, so that bids compare by it."""
+
+    HEURISTIC = 0
+    CALIBRATED = 1
+    CONSISTENT = 2
+    CERTIFIED = 3
+    EXACT = 4
+
+    @property
+    def sentence(self) -> str:
+        """The promise in words, as shown to the user."""
+        return {
+            Guarantee.HEURISTIC: "no bound",
+            Guarantee.CALIBRATED: "checked against reweighted draws of the base, deviation reported",
+            Guarantee.CONSISTENT: "exact in the limit of many sampler steps",
+            Guarantee.CERTIFIED: "a bound for every row",
+            Guarantee.EXACT: "exact up to rounding",
+        }[self]
+
+
+@dataclass(frozen=True)
+class Bid:
+    """A backend's offer to solve a problem; bids compare by guarantee, then by cost.
+
+    Arguments:
+        backend: the backend's name.
+        method: how it would solve it, in a few words.
+        guarantee: what it promises.
+        seconds: predicted time for the problem's rows on this machine, in seconds.
+    """
+
+    backend: str
+    method: str
+    guarantee: Guarantee
+    seconds: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Sorts the better bid first: stronger guarantee, then less time."""
+        return (-int(self.guarantee), self.seconds)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A backend's reason for not bidding.
+
+    Arguments:
+        backend: the backend's name.
+        reason: the rule that excludes the problem, in a sentence.
+    """
+
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A reward as the compiler sees it: r(x) = f(w) + ⟨g, x⟩ + c with w = Qx, QQᵀ = I and Qg = 0.
+
+    Arguments:
+        shape: the variable's shape; d is its number of entries.
+        nonlinear: f, an expression of one variable of shape (k,); None when the reward is affine (k = 0).
+        subspace: Q as a map, k×d, never formed where A is sparse or an operator.
+        linear: g, (d,), float64, in units of reward per x.
+        constant: c, in units of reward.
+        rows: how many affine rows fed the nonlinear atoms before the rank was taken; `rows − k` were dependent.
+        tolerance: the relative tolerance of that rank decision.
+    """
+
+    shape: tuple[int, ...]
+    nonlinear: Expression | None
+    subspace: Subspace
+    linear: Floats
+    constant: float
+    rows: int
+    tolerance: float
+
+    @property
+    def dimension(self) -> int:
+        """The intrinsic dimension k."""
+        return self.subspace.dimension
+
+    @property
+    def ambient(self) -> int:
+        """The dimension d of x."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class TiltProgram:
+    """A request for draws from the laws q_θ ∝ p·exp⟨θ, x⟩ with θ = coordinates @ directions.
+
+    Arguments:
+        base: the base law p.
+        directions: (m, d), float64, units of 1/x; the tilts wanted lie in their span.
+        coordinates: (j, m), the tilts known beforehand; a session may be asked for others.
+        rows: how many draws are expected, for the bid's prediction.
+        device: "auto", "cpu", "cuda", … as the engine names it.
+    """
+
+    base: BaseLaw
+    directions: Floats
+    coordinates: Floats
+    rows: int
+    device: str = "auto"
+
+    @property
+    def tilts(self) -> Floats:
+        """The tilts known beforehand, (j, d)."""
+        return self.coordinates @ self.directions
+
+
+class TiltSession(Protocol):
+    """A sampler opened on one program and one device.
+
+    Arrays of draws are the engine's own, on its device, shape (n, *shape). Noise is counter-based: the noise of a
+    row is a function of (seed, stage, row) alone, whatever the batch.
+
+    Attributes:
+        nfe_per_draw: evaluations of the base denoiser per row of `draw`; 0 where none is needed.
+    """
+
+    nfe_per_draw: int
+
+    def draw(
+        self,
+        coordinates: Floats,
+        rows: int,
+        *,
+        seed: int,
+        stage: int = 0,
+        first_row: int = 0,
+        progress: Progress = None,
+    ) -> Any:
+        """Draw rows, row i from the tilt coordinates[i] @ directions.
+
+        Arguments:
+            coordinates: (rows, m), or (1, m) for all rows.
+            rows: how many rows.
+            seed, stage, first_row: number the noise: stages are independent, row i is row `first_row + i`.
+            progress: told how far it is.
+        """
+        ...
+
+    def features(self, x: Any) -> Floats:
+        """⟨direction, x⟩ for each row and direction, (n, m), float64 on the host."""
+        ...
+
+
+class DenoisingTiltSession(TiltSession, Protocol):
+    """A session that works through the base's denoiser, and so can move draws as well as make them."""
+
+    def renoise(
+        self,
+        x: Any,
+        coordinates: Floats,
+        *,
+        sigma: float,
+        nfe: int,
+        seed: int,
+        stage: int,
+        first_row: int = 0,
+        progress: Progress = None,
+    ) -> Any:
+        """Add noise of scale sigma to each row and denoise it under its tilt, which leaves every q_θ invariant.
+
+        Arguments:
+            x: (n, *shape), on the session's device.
+            coordinates: (n, m), or (1, m) for all rows.
+            sigma: in units of x.
+            nfe: evaluations of the base denoiser per row.
+            seed, stage, first_row: as for `draw`.
+            progress: told how far it is.
+        """
+        ...
+
+    def means(self, coordinates: Floats, sigma: float) -> Floats:
+        """⟨direction, D(m₀ + σ²θ, σ)⟩, (j, m), with m₀ the base's mean: the tilted mean as σ grows, if D is exact."""
+        ...
+
+    def spread(self, x: Any) -> float:
+        """The standard deviation of an entry of x, its root mean square over entries, in units of x."""
+        ...
+
+    def take(self, x: Any, indices: NDArray[np.int64]) -> Any:
+        """Rows of a device array by index."""
+        ...
+
+
+class TiltSampler(Protocol):
+    """A backend's sampler of tilted laws."""
+
+    def bid(self, program: TiltProgram) -> Bid | Refusal:
+        """Offer or refuse; must not sample."""
+        ...
+
+    def open(self, program: TiltProgram) -> TiltSession:
+        """Move the base to its device and be ready to draw."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ProxProblem:
+    """The reduced, batched proximal problem: for each row v maximise f(z) − (λ/2)‖z − v‖² over z ∈ R^k.
+
+    Arguments:
+        nonlinear: f, concave after subtracting the penalty, an expression of one variable of shape (k,).
+        weight: λ > 0, in units of reward per squared distance.
+        dimension: k.
+        rows: how many rows are expected, for the bid's prediction.
+        tolerance: the largest relative gap wanted, gap / max(1, |objective|).
+        device: "auto", "cpu", "cuda", … as the engine names it.
+    """
+
+    nonlinear: Expression
+    weight: float
+    dimension: int
+    rows: int
+    tolerance: float = 1e-6
+    device: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class ProxSolution:
+    """The answers to a batch of rows.
+
+    Arguments:
+        maximiser: z, (n, k), float64.
+        gap: (n,), an upper bound on how far the objective at z lies below its supremum, in units of reward; infinite
+            where the backend has no bound.
+        unfinished: (n,), rows whose solver stopped early; their best iterate is in `maximiser`.
+    """
+
+    maximiser: Floats
+    gap: Floats
+    unfinished: NDArray[np.bool_]
+
+
+class ProxSession(Protocol):
+    """A solver opened on one problem, compiled once, for any number of batches."""
+
+    def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
+        """Solve one batch of rows v, (n, k), float64."""
+        ...
+
+
+class ProxSolver(Protocol):
+    """A backend's proximal solver."""
+
+    def bid(self, problem: ProxProblem) -> Bid | Refusal:
+        """Offer or refuse; must not solve."""
+        ...
+
+    def open(self, problem: ProxProblem) -> ProxSession:
+        """Compile the problem for repeated batches."""
+        ...

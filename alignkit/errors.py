@@ -1,0 +1,100 @@
+"""Errors and statuses: every message names what was wrong, the rule it broke and the ways out."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+__all__ = [
+    "AlignkitError",
+    "BackendRefusedError",
+    "BackendUnavailableError",
+    "CurvatureError",
+    "DimensionError",
+    "ImproperTargetError",
+    "IntractableError",
+    "NonFiniteError",
+    "ParameterError",
+    "ShapeError",
+    "StaleFitError",
+    "Status",
+    "UnboundedTransportError",
+]
+
+
+class AlignkitError(Exception):
+    """Base of all alignkit errors.
+
+    Arguments:
+        message: what is wrong and the rule that was broken, naming the user's own sub-expression.
+        ways_out: changes that would make the problem acceptable, most useful first.
+        expression: the readable form of the offending sub-expression, where there is one.
+
+    The three parts stay available as `.message`, `.ways_out` and `.expression`, for programs.
+    """
+
+    def __init__(self, message: str, *, ways_out: Sequence[str] = (), expression: str | None = None) -> None:
+        self.message = message
+        self.ways_out = tuple(ways_out)
+        self.expression = expression
+        lines = [message]
+        if expression is not None and expression not in message:
+            lines.append(f"In: {expression}")
+        if self.ways_out:
+            lines.append("Ways out:")
+            lines.extend(f"  - {way}" for way in self.ways_out)
+        super().__init__("\n".join(lines))
+
+
+class ShapeError(AlignkitError, ValueError):
+    """Two shapes disagree; the message holds both and the sub-expression."""
+
+
+class ParameterError(AlignkitError, ValueError):
+    """An argument is outside its range (λ ≤ 0, an empty data set, an unknown option …)."""
+
+
+class NonFiniteError(AlignkitError, ValueError):
+    """A NaN or an infinity in data, constants, or the output of a network or reward."""
+
+
+class CurvatureError(AlignkitError):
+    """An operation whose curvature rule forbids its arguments."""
+
+
+class DimensionError(AlignkitError):
+    """The intrinsic dimension k of the reward is too large for every route."""
+
+
+class IntractableError(AlignkitError):
+    """The problem is hard in the worst case; the message says why and what is tractable nearby."""
+
+
+class ImproperTargetError(AlignkitError):
+    """The aligned law p·exp(r/λ) has no finite normaliser."""
+
+
+class UnboundedTransportError(AlignkitError):
+    """The reward outgrows λ times the cost, so the transport map has no maximiser."""
+
+
+class BackendUnavailableError(AlignkitError, LookupError):
+    """A backend is unknown, not installed, or broken; the message says what to install."""
+
+
+class BackendRefusedError(AlignkitError):
+    """Every backend, or the one asked for, refused the problem; the message holds each reason."""
+
+
+class StaleFitError(AlignkitError):
+    """A fitted result no longer matches the problem it came from."""
+
+
+class Status(enum.Enum):
+    """How a solve ended; the value is the sentence shown to the user."""
+
+    SOLVED = "Solved: the certificate holds for every row."
+    INACCURATE = "Solved, but the certificate is weaker than asked for: see its details."
+
+    def __str__(self) -> str:
+        return self.value

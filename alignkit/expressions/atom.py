@@ -1,0 +1,274 @@
+"""The two kinds of inner nodes: affine ones, which know their linear part, and nonlinear atoms."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignkit.errors import ParameterError, ShapeError
+from alignkit.expressions.arrays import Array, Floats
+from alignkit.expressions.curvature import (
+    ArgumentRole,
+    Curvature,
+    Interval,
+    Monotonicity,
+    compose,
+    explain,
+)
+from alignkit.expressions.expression import CALL, Expression, Printed
+from alignkit.expressions.leaf import Constant, as_expression
+from alignkit.expressions.matrices import Factor, Matrix, entry_bounds, norm_bound, row_bounds, times
+
+__all__ = ["AffineAtom", "Atom"]
+
+
+class Node(Expression):
+    """What affine nodes and nonlinear atoms share: the composition rule and the printed call."""
+
+    #: The function's name, as the user writes it.
+    name: str = ""
+
+    @property
+    @abstractmethod
+    def is_atom_convex(self) -> bool:
+        """Whether the function is jointly convex in its arguments."""
+
+    @property
+    @abstractmethod
+    def is_atom_concave(self) -> bool:
+        """Whether the function is jointly concave in its arguments."""
+
+    @abstractmethod
+    def monotonicity(self, position: int) -> Monotonicity:
+        """How the function moves with one argument over that argument's range."""
+
+    @abstractmethod
+    def _gain(self, position: int) -> float:
+        """A Lipschitz constant in one argument over that argument's range, Euclidean norms."""
+
+    def _roles(self) -> list[ArgumentRole]:
+        roles = []
+        for position, arg in enumerate(self.args):
+            curvature = arg.curvature
+            # Monotonicity can cost a pass over a large matrix, and affine arguments do not need it.
+            steady = Monotonicity.UNKNOWN if curvature.is_affine else self.monotonicity(position)
+            roles.append(ArgumentRole(arg, curvature, steady))
+        return roles
+
+    def _own_curvature(self) -> Curvature:
+        if all(arg.curvature.is_affine for arg in self.args) and self.is_atom_convex and self.is_atom_concave:
+            constant = all(arg.curvature is Curvature.CONSTANT for arg in self.args)
+            return Curvature.CONSTANT if constant else Curvature.AFFINE
+        return compose(self.is_atom_convex, self.is_atom_concave, self._roles())
+
+    def _own_rule(self) -> str:
+        return explain(self.name, self.is_atom_convex, self.is_atom_concave, self._roles())
+
+    def _own_lipschitz(self) -> float:
+        return sum(chain(self._gain(position), arg.lipschitz) for position, arg in enumerate(self.args))
+
+    def _format(self, parts: Sequence[Printed]) -> Printed:
+        inner = ", ".join(text for text, _ in parts)
+        options = "".join(f", {option}" for option in self._options())
+        return f"{self.name}({inner}{options})", CALL
+
+    def _options(self) -> Sequence[str]:
+        return ()
+
+
+class AffineAtom(Node):
+    """A node that is affine, jointly, in its arguments: a sum over arguments of factor @ vec(argument).
+
+    Subclasses say what their factors are; curvature, range, Lipschitz constants and affine maps follow.
+    """
+
+    @property
+    def is_atom_convex(self) -> bool:
+        """Always true."""
+        return True
+
+    @property
+    def is_atom_concave(self) -> bool:
+        """Always true."""
+        return True
+
+    @abstractmethod
+    def _factors(self) -> tuple[Factor, ...]:
+        """For each argument the linear part in its C-order flattening: None (identity), dense, csr or operator."""
+
+    def _pull(self, position: int, left: Matrix | None) -> Matrix | None:
+        """left @ factor, where `left` acts on this node's flattening; overridden where the product has structure."""
+        return times(left, self._factors()[position])
+
+    def monotonicity(self, position: int) -> Monotonicity:
+        """Increasing or decreasing where the factor's entries have one sign."""
+        lower, upper = entry_bounds(self._factors()[position])
+        if lower >= 0.0:
+            return Monotonicity.INCREASING
+        return Monotonicity.DECREASING if upper <= 0.0 else Monotonicity.UNKNOWN
+
+    def _gain(self, position: int) -> float:
+        return norm_bound(self._factors()[position])
+
+    def _own_range(self) -> Interval:
+        moving = [arg for arg in self.args if not isinstance(arg, Constant)]
+        if moving and all(arg.range.is_free for arg in moving):
+            return Interval()
+        lower, upper = np.zeros(()), np.zeros(())
+        for arg, factor in zip(self.args, self._factors(), strict=True):
+            least, greatest = row_bounds(factor, *_entry_range(arg))
+            lower, upper = lower + least, upper + greatest
+        return Interval(float(lower.min()), float(upper.max()))
+
+    def _own_lipschitz(self) -> float:
+        if not self.is_affine():
+            return super()._own_lipschitz()
+        from alignkit.expressions.linear import affine_norm
+
+        return affine_norm(self)
+
+
+class Atom(Node):
+    """A nonlinear function of its arguments.
+
+    An atom gives its curvature, its monotonicity and gain over the ranges of its arguments, its range, and its value
+    by the array API. Scalar convex atoms also give their conjugate and a projection onto its domain, for dual methods.
+    """
+
+    #: The axes reduced, None for all entries or for elementwise atoms.
+    axis: int | tuple[int, ...] | None = None
+
+    def conjugate(self, dual: Array) -> Array:
+        """The convex conjugate φ*(y) = sup_x ⟨y, x⟩ − φ(x), for y in its domain.
+
+        Arguments:
+            dual: y, (n, *arg.shape).
+
+        Returns:
+            φ*(y), (n,) for reductions over all entries; (n, *arg.shape), entry by entry, for elementwise atoms.
+
+        Raises:
+            ParameterError: the atom has no conjugate, or it reduces along an axis.
+        """
+        raise ParameterError(f"{self.name} has no conjugate in this form.", expression=str(self))
+
+    def project_dual(self, dual: Array) -> Array:
+        """A nearby point of the domain of φ*.
+
+        Arguments:
+            dual: any y, (n, *arg.shape).
+
+        Returns:
+            A point of dom φ*, (n, *arg.shape); y itself where it is feasible.
+
+        Raises:
+            ParameterError: the atom has no conjugate, or it reduces along an axis.
+        """
+        raise ParameterError(f"{self.name} has no conjugate in this form.", expression=str(self))
+
+    def _whole(self) -> None:
+        if self.axis is not None:
+            raise ParameterError(
+                f"The conjugate of {self.name} is defined for the whole array only, not along axis {self.axis}.",
+                expression=str(self),
+            )
+
+
+class Reduction(Atom):
+    """An atom of one argument that reduces some of its axes, or all of them.
+
+    Arguments:
+        arg: the argument.
+        axis: None for all entries, or the axes.
+
+    Raises:
+        ShapeError: an axis is out of range.
+    """
+
+    def __init__(self, arg: Expression, axis: int | tuple[int, ...] | None = None) -> None:
+        self.axis = normalise_axis(axis, arg, self.name)
+        super().__init__(reduced_shape(arg.shape, self.axis), (arg,))
+
+    @property
+    def count(self) -> int:
+        """How many entries each result is made of."""
+        return self.args[0].size // self.size
+
+    def _batch_axes(self) -> tuple[int, ...]:
+        return batch_axes(self.axis, self.args[0].ndim)
+
+    def _options(self) -> Sequence[str]:
+        return () if self.axis is None else (f"axis={self.axis}",)
+
+
+def chain(gain: float, inner: float) -> float:
+    """gain·inner with 0·inf = 0."""
+    return 0.0 if gain == 0.0 or inner == 0.0 else gain * inner
+
+
+def normalise_axis(axis: int | tuple[int, ...] | None, arg: Expression, name: str) -> int | tuple[int, ...] | None:
+    """Axes counted from the front.
+
+    Raises:
+        ShapeError: an axis is out of range or named twice.
+    """
+    if axis is None:
+        return None
+    axes = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    found = []
+    for one in axes:
+        if not isinstance(one, int | np.integer) or not -arg.ndim <= one < arg.ndim:
+            raise ShapeError(f"{name}: axis {one!r} is out of range for {arg} of shape {arg.shape}.")
+        found.append(int(one) % arg.ndim)
+    if len(set(found)) < len(found):
+        raise ShapeError(f"{name}: an axis is named twice in {axis} for {arg} of shape {arg.shape}.")
+    return found[0] if isinstance(axis, int | np.integer) else tuple(sorted(found))
+
+
+def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """The reduced axes as a tuple."""
+    if axis is None:
+        return tuple(range(ndim))
+    return axis if isinstance(axis, tuple) else (axis,)
+
+
+def batch_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """The reduced axes of values (n, *shape)."""
+    return tuple(one + 1 for one in axes_of(axis, ndim))
+
+
+def reduced_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape without the reduced axes."""
+    gone = axes_of(axis, len(shape))
+    return tuple(length for position, length in enumerate(shape) if position not in gone)
+
+
+def folded(node: Expression) -> Expression:
+    """The node, or its value as a `Constant` when no variable is in it.
+
+    Raises:
+        NonFiniteError: the value overflows.
+    """
+    if node.depends:
+        return node
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Constant(node.value(), what=lambda: f"The constant {node}")
+
+
+def _entry_range(arg: Expression) -> tuple[Floats, Floats]:
+    if isinstance(arg, Constant):
+        entries = arg.dense().ravel()
+        return entries, entries
+    return np.asarray(arg.range.lower), np.asarray(arg.range.upper)
+
+
+def as_argument(value: object, name: str) -> Expression:
+    """An argument of a named function as an expression."""
+    if isinstance(value, Expression):
+        return value
+    try:
+        return as_expression(value)
+    except ParameterError as error:
+        raise ParameterError(f"{name}: {error.message}", ways_out=error.ways_out) from error

@@ -1,0 +1,1 @@
+"""The nonlinear atoms, a file per family."""

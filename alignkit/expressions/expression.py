@@ -1,0 +1,389 @@
+"""The base of all expressions: shape, curvature, range, Lipschitz constant, evaluation and operators."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+from alignkit.errors import CurvatureError, ParameterError, ShapeError
+from alignkit.expressions.arrays import Array, as_finite, check_shape
+from alignkit.expressions.curvature import Curvature, Interval, Sign
+
+if TYPE_CHECKING:
+    from alignkit.expressions.leaf import Variable
+
+__all__ = ["Expression"]
+
+#: The constructors behind the operators ("add", "multiply", …), registered by the modules that define the nodes.
+operations: dict[str, Callable[..., Expression]] = {}
+
+#: How tightly a printed form binds, loosest first.
+SUM, PRODUCT, UNARY, CALL = range(4)
+#: A printed form and how tightly it binds.
+Printed: TypeAlias = tuple[str, int]
+#: Longer printed forms are shown without their middle.
+LONGEST_TEXT = 2000
+
+
+class Expression(ABC):
+    """A real array-valued function of a variable, built by operators and atoms.
+
+    Arguments:
+        shape: the shape of its values.
+        args: the sub-expressions it is built from.
+
+    Expressions compare and hash by identity and are never changed once built.
+    """
+
+    __array_ufunc__ = None
+    _memoised: ClassVar[tuple[str, ...]] = ("_curvature", "_range", "_lipschitz")
+
+    def __init__(self, shape: tuple[int, ...], args: tuple[Expression, ...] = ()) -> None:
+        self._shape = check_shape(tuple(int(length) for length in shape), str(type(self).__name__))
+        self._args = args
+        self._depends: bool = any(arg._depends for arg in args)
+
+    # ---- structure
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the values."""
+        return self._shape
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return math.prod(self._shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._shape)
+
+    @property
+    def args(self) -> tuple[Expression, ...]:
+        """The sub-expressions this one is built from."""
+        return self._args
+
+    def variables(self) -> tuple[Variable, ...]:
+        """The variables the expression is written in, each once, in order of appearance."""
+        from alignkit.expressions.leaf import Variable
+
+        return tuple(node for node in topological(self) if isinstance(node, Variable))
+
+    @property
+    def depends(self) -> bool:
+        """True when a variable occurs in the expression."""
+        return self._depends
+
+    def with_args(self, args: tuple[Expression, ...]) -> Expression:
+        """The same node over other arguments of the same shapes.
+
+        Arguments:
+            args: one expression for each of `self.args`.
+
+        Returns:
+            A new expression.
+        """
+        node = copy.copy(self)
+        node._args = args
+        node._depends = any(arg._depends for arg in args)
+        for name in self._memoised:
+            node.__dict__.pop(name, None)
+        return node
+
+    # ---- what is known of it
+
+    @property
+    def curvature(self) -> Curvature:
+        """The strongest curvature that disciplined convex programming proves."""
+        found: Curvature = self._settled("_curvature", "_own_curvature")
+        return found
+
+    @property
+    def range(self) -> Interval:
+        """Bounds of every entry, by interval calculus."""
+        found: Interval = self._settled("_range", "_own_range")
+        return found
+
+    @property
+    def sign(self) -> Sign:
+        """The sign that the range proves."""
+        return self.range.sign
+
+    @property
+    def lipschitz(self) -> float:
+        """A Lipschitz constant of x ↦ expr(x), Euclidean norms on both sides; inf when none is known."""
+        found: float = self._settled("_lipschitz", "_own_lipschitz", stop=Expression.is_affine)
+        return found
+
+    @property
+    def curvature_rule(self) -> str:
+        """One sentence: the rule that gave the curvature, naming the argument where a rule failed."""
+        return self._own_rule()
+
+    def is_constant(self) -> bool:
+        """True when the expression does not depend on a variable."""
+        return self.curvature is Curvature.CONSTANT
+
+    def is_affine(self) -> bool:
+        """True when affine or constant."""
+        return self.curvature.is_affine
+
+    def is_convex(self) -> bool:
+        """True when proved convex; affine and constant count."""
+        return self.curvature.is_convex
+
+    def is_concave(self) -> bool:
+        """True when proved concave; affine and constant count."""
+        return self.curvature.is_concave
+
+    def _settled(self, memo: str, method: str, stop: Callable[[Expression], bool] | None = None) -> Any:
+        if memo not in self.__dict__:
+            # Settle sub-expressions first, so that deep sums do not exhaust Python's stack.
+            for node in topological(self, stop):
+                if memo not in node.__dict__:
+                    node.__dict__[memo] = getattr(node, method)()
+        return self.__dict__[memo]
+
+    @abstractmethod
+    def _own_curvature(self) -> Curvature: ...
+
+    @abstractmethod
+    def _own_range(self) -> Interval: ...
+
+    @abstractmethod
+    def _own_lipschitz(self) -> float: ...
+
+    @abstractmethod
+    def _own_rule(self) -> str: ...
+
+    # ---- evaluation
+
+    @abstractmethod
+    def _numeric(self, xp: Any, values: list[Array]) -> Array:
+        """Evaluate from argument values (n, *arg.shape); constants come as (1, *shape)."""
+
+    def value(self, x: Any = None) -> Array:
+        """Evaluate at one point or at a batch of points.
+
+        Arguments:
+            x: the variable's value, (*shape), or a batch (n, *shape); numpy, torch or jax. May be left out for
+                expressions without a variable.
+
+        Returns:
+            The value, (*self.shape) or (n, *self.shape), of the same library, device and floating dtype as x.
+
+        Raises:
+            ShapeError: x has neither of the two shapes.
+            ParameterError: the expression has more than one variable, or x is not a real array.
+
+        Example:
+            >>> from alignkit.expressions import Variable, norm1
+            >>> float(norm1(Variable(2)).value([3.0, -4.0]))
+            7.0
+        """
+        from alignkit.expressions.leaf import Constant, Variable
+
+        nodes = topological(self)
+        variables = [node for node in nodes if isinstance(node, Variable)]
+        if len(variables) > 1:
+            names = ", ".join(str(variable) for variable in variables)
+            raise ParameterError(
+                f"value(x) takes one variable, and there are {len(variables)}: {names}.",
+                expression=str(self),
+                ways_out=("write the expression in slices of a single Variable",),
+            )
+        x, batched = _batch(x, variables[0] if variables else None, self)
+        xp = array_api_compat.array_namespace(x)
+        found: dict[int, Array] = {}
+        for node in nodes:
+            if isinstance(node, Variable):
+                found[id(node)] = x
+            elif isinstance(node, Constant):
+                found[id(node)] = node.like(x)
+            else:
+                found[id(node)] = node._numeric(xp, [found[id(arg)] for arg in node.args])
+        result = found[id(self)]
+        if not batched:
+            return xp.reshape(result, self.shape)
+        return xp.broadcast_to(result, (x.shape[0], *self.shape))
+
+    # ---- printing
+
+    @abstractmethod
+    def _format(self, parts: Sequence[Printed]) -> Printed:
+        """The printed form from those of the arguments, and how tightly its outermost operation binds."""
+
+    def _printed(self) -> Printed:
+        found: dict[int, Printed] = {}
+        for node in topological(self):
+            text, strength = node._format([found[id(arg)] for arg in node.args])
+            if len(text) > LONGEST_TEXT:
+                text = f"{text[: LONGEST_TEXT // 2]} ... {text[-LONGEST_TEXT // 4 :]}"
+            found[id(node)] = text, strength
+        return found[id(self)]
+
+    def __str__(self) -> str:
+        return self._printed()[0]
+
+    def __repr__(self) -> str:
+        return f"Expression({self.curvature.name}, {self.sign.name}, {self.shape}, {self})"
+
+    # ---- operators
+
+    def __add__(self, other: Any) -> Expression:
+        return operations["add"](self, other)
+
+    def __radd__(self, other: Any) -> Expression:
+        return operations["add"](other, self)
+
+    def __sub__(self, other: Any) -> Expression:
+        return operations["subtract"](self, other)
+
+    def __rsub__(self, other: Any) -> Expression:
+        return operations["subtract"](other, self)
+
+    def __mul__(self, other: Any) -> Expression:
+        return operations["multiply"](self, other)
+
+    def __rmul__(self, other: Any) -> Expression:
+        return operations["multiply"](other, self)
+
+    def __truediv__(self, other: Any) -> Expression:
+        return operations["divide"](self, other)
+
+    def __rtruediv__(self, other: Any) -> Expression:
+        return operations["divide"](other, self)
+
+    def __matmul__(self, other: Any) -> Expression:
+        return operations["matmul"](self, other)
+
+    def __rmatmul__(self, other: Any) -> Expression:
+        return operations["matmul"](other, self)
+
+    def __neg__(self) -> Expression:
+        return operations["negate"](self)
+
+    def __pos__(self) -> Expression:
+        return self
+
+    def __pow__(self, exponent: Any) -> Expression:
+        if isinstance(exponent, int | float) and exponent == 2:
+            return operations["square"](self)
+        raise CurvatureError(
+            f"** takes the exponent 2 only, not {exponent!r}.",
+            expression=f"{bracketed(self, CALL)}**{exponent}",
+            ways_out=("square(x) for the exponent 2",),
+        )
+
+    def __rpow__(self, base: Any) -> Expression:
+        raise CurvatureError("** with an expression as the exponent is not defined.", expression=f"{base}**{self}")
+
+    def __getitem__(self, key: Any) -> Expression:
+        return operations["index"](self, key)
+
+    def __iter__(self) -> Iterator[Expression]:
+        if not self.shape:
+            raise TypeError(f"A scalar expression cannot be iterated over: {self}")
+        return (self[row] for row in range(self.shape[0]))
+
+    @property
+    def T(self) -> Expression:
+        """The transpose: all axes in reverse order."""
+        return operations["transpose"](self)
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"The truth value of an expression is not defined: {self}. Evaluate it first with .value(x); "
+            "for the larger of two expressions use maximum(a, b), not Python's max."
+        )
+
+    def __abs__(self) -> Expression:
+        return operations["abs"](self)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise TypeError(
+            f"numpy.{function.__name__} does not apply to expressions; alignkit's own functions do: "
+            "ak.sum, ak.mean, ak.max, ak.stack, ak.reshape and the other atoms."
+        )
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        # scipy's LinearOperator turns its right operand into an array and never defers to it, while sparse matrices do
+        # the same and then defer when they see an object scalar. Only the caller tells the two apart.
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("scipy.sparse.linalg"):
+            raise linear_map_needed(self)
+        scalar = np.empty((), dtype=object)
+        scalar[()] = self
+        return scalar
+
+
+def linear_map_needed(expression: Expression) -> ParameterError:
+    """The error for a `LinearOperator` beside an arithmetic operator."""
+    return ParameterError(
+        "A scipy LinearOperator does not combine with expressions by operators.",
+        expression=str(expression),
+        ways_out=(f"linear_map(operator, {expression})",),
+    )
+
+
+def topological(root: Expression, stop: Callable[[Expression], bool] | None = None) -> list[Expression]:
+    """All sub-expressions, each once, arguments before what is built from them; nothing below where `stop` holds."""
+    order: list[Expression] = []
+    seen: set[int] = set()
+    stack: list[tuple[Expression, bool]] = [(root, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            if stop is None or not stop(node):
+                stack.extend((arg, False) for arg in reversed(node.args))
+    return order
+
+
+def bracketed(expression: Expression, strength: int) -> str:
+    """The printed form, in parentheses if it binds less tightly than `strength`."""
+    return enclosed(expression._printed(), strength)
+
+
+def enclosed(part: Printed, strength: int) -> str:
+    """A printed form, in parentheses if it binds less tightly than `strength`."""
+    return part[0] if part[1] >= strength else f"({part[0]})"
+
+
+def _batch(x: Any, variable: Variable | None, expression: Expression) -> tuple[Array, bool]:
+    if x is None:
+        if variable is not None:
+            raise ParameterError(f"value() needs a value for the variable {variable}.", expression=str(expression))
+        return np.zeros(1), False
+    if not array_api_compat.is_array_api_obj(x):
+        x = np.array(as_finite(x, "The point"))
+    xp = array_api_compat.array_namespace(x)
+    if xp.isdtype(x.dtype, "complex floating"):
+        raise ParameterError("The point is complex; expressions are real.", expression=str(expression))
+    if not xp.isdtype(x.dtype, "real floating"):
+        wide = xp.result_type(xp.float32, float) if array_api_compat.is_jax_array(x) else xp.float64
+        x = xp.astype(x, wide)
+    if variable is None:
+        return xp.reshape(x, (-1,))[:1], False
+    shape = tuple(x.shape)
+    if shape == variable.shape:
+        return xp.reshape(x, (1, *shape)), False
+    if shape[1:] == variable.shape and len(shape) == len(variable.shape) + 1:
+        return x, True
+    batch = ", ".join(["n", *(str(length) for length in variable.shape)])
+    raise ShapeError(
+        f"The point has shape {shape}, but the variable {variable} has shape {variable.shape}: "
+        f"pass one point {variable.shape} or a batch ({batch}{'' if variable.shape else ','}).",
+        expression=str(expression),
+    )

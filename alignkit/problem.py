@@ -1,0 +1,164 @@
+"""The problem: a reward, a base law and a closeness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignkit import registry
+from alignkit.aligned import Aligned
+from alignkit.base.law import BaseLaw
+from alignkit.compiler.closeness import KL, Closeness, Wasserstein
+from alignkit.compiler.explain import explain_refusal
+from alignkit.compiler.plan import Plan, analyse, make_plan
+from alignkit.contracts import ProxProblem, TiltProgram
+from alignkit.errors import (
+    BackendRefusedError,
+    BackendUnavailableError,
+    IntractableError,
+    ParameterError,
+    Status,
+    UnboundedTransportError,
+)
+from alignkit.expressions import Expression, as_expression
+from alignkit.report.progress import progress_lines
+from alignkit.tilting.engines import choose_engine, fit_tilt
+from alignkit.transport.fitted import FittedTransport
+from alignkit.transport.reduction import TransportMap
+
+__all__ = ["KL", "Problem", "Wasserstein"]
+
+_TOLERANCE = 1e-6
+
+
+class Problem:
+    """Align a base law p to a reward r: find q that maximises E_q[r] − λ·D(q, p).
+
+    Arguments:
+        reward: a scalar expression of one variable of the base law's shape.
+        base: the base law p, any of `ak.base`.
+        closeness: D and λ: `ak.KL(weight=λ)` or `ak.Wasserstein(weight=λ)`.
+
+    Raises:
+        ParameterError: the reward has no variable, or more than one, or an argument is of the wrong kind.
+        ShapeError: the reward is not a scalar, or its variable has not the base law's shape.
+
+    Example:
+        >>> import alignkit as ak
+        >>> x = ak.Variable((2,))
+        >>> problem = ak.Problem(3 * x[0] - x[1], ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=2.0))
+        >>> print(problem.solve(seed=0).certificate.reward_after)
+        5
+    """
+
+    def __init__(self, reward: Any, base: BaseLaw, closeness: Closeness) -> None:
+        if not isinstance(base, BaseLaw):
+            raise ParameterError(
+                f"The base law must be one of ak.base, not {type(base).__name__}.",
+                ways_out=["Wrap a torch denoiser: ak.base.Denoiser(denoise, shape, sigma_min=…, sigma_max=…)."],
+            )
+        if not isinstance(closeness, KL | Wasserstein):
+            raise ParameterError(
+                f"Closeness must be ak.KL(weight=λ) or ak.Wasserstein(weight=λ), not {closeness!r}.",
+                ways_out=["ak.KL(weight=1.0).", "ak.Wasserstein(weight=1.0)."],
+            )
+        self.reward: Expression = as_expression(reward)
+        self.base = base
+        self.closeness = closeness
+        self._diagnosis, self._verdicts = analyse(self.reward, base, closeness)
+
+    def compile(self, *, backend: str = "auto", device: str = "auto", tolerance: float | None = None) -> Plan:
+        """Check the problem, choose its route and its backend, without drawing anything.
+
+        Arguments:
+            backend: "auto", or a backend's name to insist on.
+            device: "auto", "cpu", "cuda", … as the engine names it.
+            tolerance: the largest relative gap wanted, under Wasserstein closeness; 1e-6 if None.
+
+        Returns:
+            the plan; print it for an explanation.
+
+        Raises:
+            IntractableError: hard in the worst case; the message holds the reason and the ways out.
+            UnboundedTransportError: the reward outgrows λ·c.
+            BackendUnavailableError: the backend is unknown or not installed; the message says what to install.
+            BackendRefusedError: the backend, or every one, refused.
+        """
+        return make_plan(
+            self._diagnosis,
+            self._verdicts,
+            self.base,
+            backend=backend,
+            device=device,
+            tolerance=_TOLERANCE if tolerance is None else tolerance,
+        )
+
+    def explain(self) -> str:
+        """The reward as the compiler sees it, its route, the table of bids and the guarantee; or why there is none."""
+        try:
+            return str(self.compile())
+        except (IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError) as error:
+            return explain_refusal(self._diagnosis, self._verdicts, self.base, error)
+
+    def is_tractable(self) -> bool:
+        """Whether some route takes the problem and some installed backend serves it."""
+        try:
+            self.compile()
+        except (IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError):
+            return False
+        return True
+
+    def solve(
+        self,
+        *,
+        seed: int,
+        tolerance: float | None = None,
+        backend: str = "auto",
+        engine: str = "auto",
+        device: str = "auto",
+        verbose: bool = False,
+        progress: bool | None = None,
+    ) -> Aligned:
+        """Fit the aligned law once; then draw from it as often as you like.
+
+        Arguments:
+            seed: fixes every random draw of the fit.
+            tolerance: the largest relative gap wanted, under Wasserstein closeness; 1e-6 if None.
+            backend: "auto", or a backend's name to insist on.
+            engine: under KL: "auto", "direct" or "annealed".
+            device: "auto", "cpu", "cuda", … as the engine names it.
+            verbose: print the plan before solving.
+            progress: True shows progress lines, False none, None only in a terminal.
+
+        Returns:
+            the fitted sampler with its certificate.
+
+        Raises:
+            ParameterError: an unknown engine, or a seed out of range.
+            IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
+            NonFiniteError: the denoiser returned a NaN or an infinity.
+        """
+        plan = self.compile(backend=backend, device=device, tolerance=tolerance)
+        if isinstance(plan.request, TiltProgram):
+            choose_engine(plan.request, engine)
+        elif engine != "auto":
+            raise ParameterError(f"engine={engine!r} is a choice under KL closeness alone.", ways_out=["Leave it out."])
+        if verbose:
+            print(plan)
+        with progress_lines(progress) as report:
+            if isinstance(plan.request, TiltProgram):
+                sampler = registry.require(plan.backend, "tilt_sampler")()
+                fitted = fit_tilt(plan.request, sampler, engine=engine, seed=seed, progress=report)
+                certificate = fitted.moments.certify(self.closeness.weight, plan.composition.constant, plan.guarantee)
+                return Aligned(plan, certificate, Status.SOLVED, fitted)
+            session = None
+            if isinstance(plan.request, ProxProblem):
+                session = registry.require(plan.backend, "prox_solver")().open(plan.request)
+            transport = FittedTransport(
+                self.base, TransportMap(plan.composition, self.closeness.weight, session, plan.tolerance)
+            )
+            achieved = transport.certify(self.reward, plan.guarantee, seed=seed, progress=report)
+            finished = achieved.rows_unfinished == 0 and achieved.gap_max <= plan.tolerance
+            return Aligned(plan, achieved, Status.SOLVED if finished else Status.INACCURATE, transport)
+
+    def __repr__(self) -> str:
+        return f"Problem(maximise {self.closeness.objective}, r = {self.reward}, p = {self.base.name})"

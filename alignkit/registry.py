@@ -1,0 +1,198 @@
+"""The one place where alignkit meets its backends: discovery through the entry-point group `alignkit.backends`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignkit.errors import BackendUnavailableError
+
+__all__ = ["GROUP", "BackendStatus", "Manifest", "base_law", "installed_backends", "offered", "offers", "require"]
+
+GROUP = "alignkit.backends"
+
+_CAPABILITIES = ("tilt_sampler", "prox_solver", "base_sampler", "lowering", "base_laws", "importer")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backend offers; the object its entry point names.
+
+    Every offer is a dotted path `"package.module:attribute"`, imported only when it is used, so that a manifest costs
+    nothing to load.
+
+    Arguments:
+        name: the backend's name, as in `solve(backend=name)`.
+        engines: the importable packages it runs on, e.g. `("torch",)`; all must be found for it to be available.
+        install: the command that makes the engines available, shown when they are missing.
+        tilt_sampler: path of a class that implements `alignkit.contracts.TiltSampler`.
+        prox_solver: path of a class that implements `alignkit.contracts.ProxSolver`.
+        base_sampler: path of a function `(law, n, seed) → (n, *shape)` that draws from a law known by its denoiser.
+        lowering: path of a table from atoms to the engine's own expressions.
+        base_laws: from the name of a base law to the path of the function that makes it.
+        importer: path of a function that turns the engine's own objects into alignkit's.
+
+    Example:
+        >>> Manifest(name="mine", engines=("numpy",), install="pip install mine", prox_solver="mine.prox:Solver").name
+        'mine'
+    """
+
+    name: str
+    engines: tuple[str, ...] = ()
+    install: str = ""
+    tilt_sampler: str | None = None
+    prox_solver: str | None = None
+    base_sampler: str | None = None
+    lowering: str | None = None
+    base_laws: Mapping[str, str] = field(default_factory=dict)
+    importer: str | None = None
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One discovered backend: whether it can be used, and if not, why.
+
+    Arguments:
+        name: the entry point's name.
+        distribution: the installed distribution it came from, with its version.
+        manifest: what it offers; None when loading it failed.
+        available: whether its engines were found.
+        reason: for an unavailable backend, what is missing and what to install; else what it offers.
+    """
+
+    name: str
+    distribution: str
+    manifest: Manifest | None
+    available: bool
+    reason: str
+
+
+def installed_backends() -> tuple[BackendStatus, ...]:
+    """Every backend that is registered, in order of name, without importing an engine.
+
+    Returns:
+        a status each; a plug-in that fails to load is reported there and breaks nothing.
+
+    Example:
+        >>> "exact" in [status.name for status in installed_backends()]
+        True
+    """
+    found = importlib.metadata.entry_points(group=GROUP)
+    return tuple(_status(entry) for entry in sorted(found, key=lambda entry: entry.name))
+
+
+def _status(entry: importlib.metadata.EntryPoint) -> BackendStatus:
+    distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown distribution"
+    try:
+        manifest = entry.load()
+    # A plug-in is somebody else's code and may raise anything; the others must stay usable.
+    except Exception as error:
+        reason = f"broken: loading {entry.value} raised {type(error).__name__}: {error}"
+        return BackendStatus(entry.name, distribution, None, False, reason)
+    if not isinstance(manifest, Manifest):
+        reason = f"broken: {entry.value} is a {type(manifest).__name__}, not an alignkit.registry.Manifest"
+        return BackendStatus(entry.name, distribution, None, False, reason)
+    missing = [engine for engine in manifest.engines if importlib.util.find_spec(engine) is None]
+    if missing:
+        reason = f"{', '.join(missing)} not installed: {manifest.install}"
+        return BackendStatus(entry.name, distribution, manifest, False, reason)
+    offered = ", ".join(name.replace("_", " ") for name in _CAPABILITIES if getattr(manifest, name))
+    return BackendStatus(entry.name, distribution, manifest, True, offered)
+
+
+def offers(capability: str) -> dict[str, Any]:
+    """Every available implementation of a capability, by backend name.
+
+    Arguments:
+        capability: `"tilt_sampler"` or `"prox_solver"`.
+
+    Returns:
+        from backend name to a new instance; a backend whose module fails to import is left out (see
+        `installed_backends` and `require` for its reason).
+    """
+    instances = {}
+    for status in installed_backends():
+        path = getattr(status.manifest, capability) if status.available and status.manifest else None
+        if path is not None:
+            try:
+                instances[status.name] = _load(path)()
+            # See `_status`: one broken plug-in never breaks the rest.
+            except Exception:
+                continue
+    return instances
+
+
+def require(name: str, capability: str) -> Any:
+    """The implementation of a capability by one backend, or an error that says what to install.
+
+    Arguments:
+        name: the backend's name.
+        capability: the name of a manifest's field: `"tilt_sampler"`, `"prox_solver"`, `"lowering"` …
+
+    Returns:
+        the object the manifest's path names.
+
+    Raises:
+        BackendUnavailableError: the backend is unknown, not installed, broken, or does not offer the capability.
+    """
+    statuses = {status.name: status for status in installed_backends()}
+    if name not in statuses:
+        known = ", ".join(statuses) or "none"
+        raise BackendUnavailableError(
+            f"There is no backend {name!r}; registered: {known}.",
+            ways_out=[
+                "`alignkit backends` lists them with what each offers.",
+                f"If it is one of alignkit's extras: pip install 'alignkit[{name}]'.",
+            ],
+        )
+    status = statuses[name]
+    if not status.available or status.manifest is None:
+        raise BackendUnavailableError(
+            f"The backend {name!r} ({status.distribution}) cannot be used: {status.reason}.",
+            ways_out=[status.manifest.install] if status.manifest else ["Reinstall or remove the plug-in."],
+        )
+    offer = getattr(status.manifest, capability)
+    if not offer:
+        raise BackendUnavailableError(
+            f"The backend {name!r} offers {status.reason}, but no {capability.replace('_', ' ')}.",
+            ways_out=["Use backend='auto'.", "`alignkit backends` lists what each backend offers."],
+        )
+    return _load(offer)
+
+
+def offered(capability: str) -> Any:
+    """The first available implementation of a capability, whichever backend it is.
+
+    Raises:
+        BackendUnavailableError: no available backend offers it; the message says what each that would lacks.
+    """
+    return _first(capability.replace("_", " "), lambda manifest: getattr(manifest, capability))
+
+
+def base_law(name: str) -> Any:
+    """The base law that some available backend offers under a name.
+
+    Raises:
+        BackendUnavailableError: no available backend offers it; the message says what each that would lacks.
+    """
+    return _first(f"base law {name!r}", lambda manifest: manifest.base_laws.get(name))()
+
+
+def _first(what: str, path_of: Callable[[Manifest], str | None]) -> Any:
+    reasons = []
+    for status in installed_backends():
+        path = path_of(status.manifest) if status.manifest is not None else None
+        if path is not None:
+            if status.available:
+                return _load(path)
+            reasons.append(f"{status.name}: {status.reason}")
+    raise BackendUnavailableError(f"No available backend offers a {what}.", ways_out=reasons)
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)

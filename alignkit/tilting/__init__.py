@@ -1,0 +1,1 @@
+"""Reductions under KL closeness: from rewards to programs over linear exponential tilts."""

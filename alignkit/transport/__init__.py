@@ -1,0 +1,1 @@
+"""REDUCE to proximal transport: costs, the reduction to the intrinsic dimension, boundedness."""

@@ -1,0 +1,233 @@
+"""The sampler of tilted laws: an ODE solver on the tilted denoiser D_θ(v, σ) = D(v + σ²θ, σ), a tilt per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alignkit.base import BaseLaw, Denoiser, ExactLaw
+from alignkit.contracts import Bid, Guarantee, Progress, Refusal, TiltProgram
+from alignkit.noise import normal
+from alignkit_torch.solvers import solve_flow
+
+__all__ = ["TorchTiltSampler", "TorchTiltSession", "sample_base"]
+
+Floats = NDArray[np.float64]
+
+# On the mixture of the benchmarks 31 evaluations leave draws of an exact denoiser within 6 % of exact ones in
+# sliced W2.
+_NFE_EXACT = 31
+# A learned base is reweighted and moved on, which multiplies its errors: from σ = 80 a Gaussian comes out 1.3 to
+# 2.9 % too wide after 31 evaluations, which shifts a tilt by θ = 4 a tenth of a standard deviation, and 0.3 to 0.6
+# % after 63.
+_NFE_LEARNED = 63
+_MEMORY_BUDGET = 1 << 29
+# A network holds many activations per entry of x; this many copies of a row leave room for them.
+_COPIES_PER_ROW = 256
+# Beyond this a larger batch gains a processor nothing.
+_ROWS_MAX = 1 << 14
+_SECONDS_PER_EVALUATION = 2e-5
+
+
+class TorchTiltSampler:
+    """Samples q_θ ∝ p·exp⟨θ, x⟩ through p's denoiser, on any torch device.
+
+    Adding σ²θ to the denoiser's input tilts the law (the design's section 4; Tweedie's formula for q_θ), so every
+    row may have a tilt of its own at the base model's number of evaluations.
+
+    Arguments:
+        nfe: denoiser evaluations of a draw from σ_max; if None, 31 for exact denoisers and 63 for learned ones.
+        solver: "dpm_solver_2m" or "heun"; see `alignkit_torch.solvers`.
+    """
+
+    def __init__(self, nfe: int | None = None, solver: str = "dpm_solver_2m") -> None:
+        self.nfe = nfe
+        self.solver = solver
+
+    def bid(self, program: TiltProgram) -> Bid | Refusal:
+        """Offer to sample any law with a denoiser; see `alignkit.contracts.TiltSampler`."""
+        base = program.base
+        if not isinstance(base, Denoiser | ExactLaw):
+            return Refusal(
+                "torch", f"{base.name!r} is a {type(base).__name__}, whose denoiser may not understand torch."
+            )
+        guarantee = Guarantee.CONSISTENT if base.exact else Guarantee.CALIBRATED
+        start = "one-shot start" if base.exact else "staged, renoised start"
+        nfe = _evaluations(base, self.nfe)
+        method = f"{self.solver} on the tilted denoiser, {start}, {nfe} NFE"
+        return Bid("torch", method, guarantee, program.rows * nfe * _SECONDS_PER_EVALUATION)
+
+    def open(self, program: TiltProgram) -> TorchTiltSession:
+        """Choose the device and move the tilts' directions there."""
+        return TorchTiltSession(program.base, program.directions, device_named(program.device), self.nfe, self.solver)
+
+
+def _evaluations(base: BaseLaw, nfe: int | None) -> int:
+    return nfe if nfe is not None else _NFE_EXACT if base.exact else _NFE_LEARNED
+
+
+def device_named(name: str) -> torch.device:
+    """The torch device of a name; "auto" is CUDA where present, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def sample_base(law: BaseLaw, n: int, seed: int) -> NDArray[np.floating]:
+    """Draw n rows from a law by its denoiser alone: the tilt sampler at θ = 0.
+
+    Returns:
+        (n, *shape), numpy, in the law's dtype.
+    """
+    session = TorchTiltSession(law, np.zeros((1, law.ambient)), device_named("auto"))
+    return session.draw(np.zeros((1, 1)), n, seed=seed).cpu().numpy()
+
+
+class TorchTiltSession:
+    """Draws of one base law on one device; see `alignkit.contracts.DenoisingTiltSession`."""
+
+    def __init__(
+        self,
+        base: BaseLaw,
+        directions: Floats,
+        device: torch.device,
+        nfe: int | None = None,
+        solver: str = "dpm_solver_2m",
+    ) -> None:
+        self.base = base
+        self.device = device
+        self.dtype = getattr(torch, base.dtype)
+        self.nfe_per_draw = _evaluations(base, nfe)
+        self._solver = solver
+        self._directions = self._tensor(directions)
+        origin = torch.zeros((1, base.ambient), dtype=self.dtype, device=device)
+        self._base_mean = self._denoise(origin, base.sigma_max, None)
+
+    def _tensor(self, values: Floats) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=self.dtype, device=self.device)
+
+    def _tilts(self, coordinates: Floats) -> torch.Tensor | None:
+        """θ = coordinates @ directions on the device; None for the base itself, which then costs nothing extra."""
+        if not np.any(coordinates):
+            return None
+        return self._tensor(coordinates) @ self._directions
+
+    @torch.no_grad()
+    def _denoise(self, x: torch.Tensor, sigma: float, theta: torch.Tensor | None) -> torch.Tensor:
+        """D_θ(x, σ) of flat rows, (n, d)."""
+        return self._tilted(theta)(x, x.new_full((x.shape[0],), sigma))
+
+    def _tilted(self, theta: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        base = self.base
+
+        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            moved = x if theta is None else torch.addcmul(x, sigma[:1, None] ** 2, theta)
+            return base.denoise(moved.reshape(-1, *base.shape), sigma).reshape(x.shape)
+
+        return denoise
+
+    def _solve(self, theta: torch.Tensor | None, x: torch.Tensor, sigma: float, nfe: int) -> torch.Tensor:
+        return solve_flow(self._tilted(theta), x, self.base.sigma_min, sigma, nfe=nfe, solver=self._solver)
+
+    def _chunk(self) -> int:
+        budget = _MEMORY_BUDGET
+        if self.device.type == "cuda":
+            budget = torch.cuda.mem_get_info(self.device)[0] // 2
+        per_row = self.base.ambient * _COPIES_PER_ROW * self.dtype.itemsize
+        return int(min(max(1, budget // per_row), _ROWS_MAX))
+
+    def _by_chunks(
+        self,
+        work: Callable[[int, int, Floats], torch.Tensor],
+        coordinates: Floats,
+        rows: int,
+        progress: Progress,
+    ) -> torch.Tensor:
+        parts = []
+        step = self._chunk()
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            parts.append(work(start, stop, coordinates if coordinates.shape[0] == 1 else coordinates[start:stop]))
+            if progress is not None:
+                progress("sampling", stop, rows)
+        return torch.cat(parts).reshape(rows, *self.base.shape)
+
+    def _noise(self, rows: int, seed: int, stage: int, first_row: int) -> torch.Tensor:
+        reference = torch.empty(0, dtype=self.dtype, device=self.device)
+        return normal(seed, rows, self.base.ambient, stage=stage, first_row=first_row, like=reference)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        coordinates: Floats,
+        rows: int,
+        *,
+        seed: int,
+        stage: int = 0,
+        first_row: int = 0,
+        progress: Progress = None,
+    ) -> torch.Tensor:
+        """Draw rows from σ_max down; see `alignkit.contracts.TiltSession`.
+
+        The start is N(m, σ_max²I) with m near the tilted mean: a start elsewhere would move the mean by
+        (offset)·sd/σ_max.
+        """
+
+        def work(start: int, stop: int, part: Floats) -> torch.Tensor:
+            theta = self._tilts(part)
+            centre = self._tilted_mean(theta, self.base.sigma_max)
+            noise = self._noise(stop - start, seed, stage, first_row + start)
+            return self._solve(
+                theta, torch.add(centre, noise, alpha=self.base.sigma_max), self.base.sigma_max, self.nfe_per_draw
+            )
+
+        return self._by_chunks(work, coordinates, rows, progress)
+
+    def _tilted_mean(self, theta: torch.Tensor | None, sigma: float) -> torch.Tensor:
+        if theta is None:
+            return self._base_mean
+        first = self._denoise(self._base_mean + sigma**2 * theta, sigma, None)
+        return self._denoise(first + sigma**2 * theta, sigma, None)
+
+    @torch.no_grad()
+    def renoise(
+        self,
+        x: torch.Tensor,
+        coordinates: Floats,
+        *,
+        sigma: float,
+        nfe: int,
+        seed: int,
+        stage: int,
+        first_row: int = 0,
+        progress: Progress = None,
+    ) -> torch.Tensor:
+        """Add noise and denoise under the tilt; see `alignkit.contracts.DenoisingTiltSession`."""
+        flat = x.reshape(x.shape[0], -1)
+
+        def work(start: int, stop: int, part: Floats) -> torch.Tensor:
+            noise = self._noise(stop - start, seed, stage, first_row + start)
+            return self._solve(self._tilts(part), torch.add(flat[start:stop], noise, alpha=sigma), sigma, nfe)
+
+        return self._by_chunks(work, coordinates, x.shape[0], progress)
+
+    @torch.no_grad()
+    def means(self, coordinates: Floats, sigma: float) -> Floats:
+        """⟨direction, D(m₀ + σ²θ, σ)⟩, (j, m); see `alignkit.contracts.DenoisingTiltSession`."""
+        start = self._base_mean + sigma**2 * (self._tensor(coordinates) @ self._directions)
+        return self.features(self._denoise(start, sigma, None))
+
+    def features(self, x: torch.Tensor) -> Floats:
+        """⟨direction, x⟩, (n, m), float64 on the host."""
+        return (x.reshape(x.shape[0], -1) @ self._directions.T).double().cpu().numpy()
+
+    def spread(self, x: torch.Tensor) -> float:
+        """The standard deviation of an entry of x, its root mean square over entries."""
+        return float(x.var(dim=0).mean().sqrt())
+
+    def take(self, x: torch.Tensor, indices: NDArray[np.int64]) -> torch.Tensor:
+        """Rows of a device array by index."""
+        return x[torch.as_tensor(indices, device=x.device)]

@@ -1,0 +1,255 @@
+import subprocess
+import sys
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.sparse.linalg import aslinearoperator
+
+import alignkit.expressions as ak
+import alignkit_cvxpy.prox as prox
+from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
+from alignkit.errors import UnboundedTransportError
+from alignkit_cvxpy.lowering import LOWERINGS
+from alignkit_cvxpy.minorants import MINORANTS, minorant
+from alignkit_cvxpy.prox import CvxpyProxSolver
+from alignkit_cvxpy.tree import build_tree
+from alignkit.transport.quadratic import split
+
+RNG = np.random.default_rng(0)
+K = 4
+A, t = RNG.standard_normal((6, K)), RNG.standard_normal(6)
+P = A @ A.T
+w = ak.Variable(K, name="w")
+a = A @ w - t
+grid = ak.reshape(a, (2, 3))
+
+#: Every lowered atom, in every form: alone, weighted, along axes, nested; with the weight λ.
+REWARDS = {
+    "abs": (-ak.inner(np.arange(1.0, 7.0), ak.abs(a)), 1.0),
+    "norm1": (-ak.norm1(a), 2.0),
+    "norm1 axis": (-ak.inner([1.0, 2.0, 0.5], ak.norm1(grid, axis=0)), 2.0),
+    "norm2": (-3.0 * ak.norm2(a), 1.0),
+    "norm2 axis": (-ak.sum(ak.norm2(grid, axis=1)), 1.0),
+    "norm_inf": (-ak.norm_inf(a), 1.0),
+    "norm_inf axis": (-ak.sum(ak.norm_inf(grid, axis=0)), 1.0),
+    "huber": (-ak.sum(ak.huber(a, M=0.5)), 1.0),
+    "pos": (-ak.sum(ak.pos(a)), 1.0),
+    "square": (-ak.sum(ak.square(a)), 1.0),
+    "sum_squares": (-ak.sum_squares(a) + ak.sum(w), 1.0),
+    "quad_form": (-ak.quad_form(a, P), 1.0),
+    "max": (-2.0 * ak.max(a), 1.0),
+    "max axis": (-ak.sum(ak.max(grid, axis=0)), 1.0),
+    "min": (ak.min(a), 1.0),
+    "min axis": (ak.inner([1.0, 0.0], ak.min(grid, axis=1)), 1.0),
+    "maximum": (-ak.sum(ak.maximum(a, t, -w[0])), 1.0),
+    "minimum": (ak.sum(ak.minimum(a, 0.5)), 1.0),
+    "log_sum_exp": (-ak.log_sum_exp(3.0 * a), 1.0),
+    "log_sum_exp axis": (-ak.sum(ak.log_sum_exp(grid, axis=0)), 1.0),
+    "square of pos": (-ak.sum(ak.square(ak.pos(a))), 0.5),
+    "sum_squares of abs": (-ak.sum_squares(ak.abs(a) + ak.pos(w[0])), 1.0),
+    "quad_form of abs": (-ak.quad_form(ak.abs(a), np.ones((6, 6)) + np.eye(6)), 1.0),
+    "norm2 of convex": (-ak.norm2(ak.pos(a) + ak.abs(w[0])), 1.0),
+    "log_sum_exp of squares": (-ak.log_sum_exp(ak.square(a)), 1.0),
+    "max of min": (ak.minimum(ak.min(a), ak.min(-a)) - ak.maximum(ak.max(a), ak.square(w[0])), 1.0),
+    "pos of minus min": (-ak.pos(-ak.min(a)), 1.0),
+    "square below zero": (-ak.square(-ak.norm1(a)), 1.0),
+    "dominated": (0.4 * ak.sum_squares(w - 1.0) - ak.norm1(a), 1.0),
+    "low rank and norm": (-ak.sum_squares(A[:2] @ w) - ak.norm2(w), 1.0),
+    "sparse": (-ak.norm1(sparse.csr_array(A) @ w) - ak.sum_squares(sparse.csr_array(A[:1]) @ w), 1.0),
+    "operator": (-ak.norm2(ak.linear_map(aslinearoperator(A), w) - t), 1.0),
+}
+
+
+def problem_of(name, rows=10, **options):
+    f, weight = REWARDS[name]
+    return ProxProblem(f, weight, K, rows, **options)
+
+
+def objective(problem, points, z):
+    return problem.nonlinear.value(z) - 0.5 * problem.weight * np.sum((z - points) ** 2, axis=1)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_row_is_certified_and_nothing_nearby_is_better(name):
+    problem = problem_of(name)
+    bid = CvxpyProxSolver().bid(problem)
+    assert isinstance(bid, Bid) and bid.guarantee is Guarantee.CERTIFIED, bid
+    points = 2.0 * RNG.standard_normal((10, K))
+    solution = CvxpyProxSolver().open(problem).solve(points)
+    best = objective(problem, points, solution.maximiser)
+    assert not solution.unfinished.any()
+    assert (solution.gap <= 1e-6 * np.maximum(1.0, np.abs(best))).all() and (solution.gap >= 0).all()
+    for step in 10.0 ** np.arange(-8.0, 1.0):
+        for _ in range(5):
+            other = solution.maximiser + step * RNG.standard_normal(points.shape)
+            assert (objective(problem, points, other) <= best + solution.gap + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_minorants_hold_for_any_duals_whatsoever(name):
+    """The bound must not depend on the solver being right: feed it noise."""
+    parts = split(REWARDS[name][0])
+    tree = build_tree(parts)
+    points = RNG.standard_normal((8, K))
+    others = 3.0 * RNG.standard_normal((200, K))
+    for scale in (0.0, 0.3, 10.0):
+        duals = [scale * RNG.standard_normal((8, link.size)) for link in tree.links]
+        for coefficients, node in tree.terms:
+            weights = np.broadcast_to(np.abs(coefficients), (8, len(coefficients)))
+            slopes, constants = minorant(node, weights, points, duals)
+            sign = 1.0 if node.is_convex else -1.0
+            values = sign * np.reshape(node.atom.value(others), (200, -1)) @ weights[0]
+            assert np.isfinite(constants).all()
+            assert (slopes @ others.T + constants[:, None] <= values + 1e-9 * (1 + np.abs(values))).all()
+
+
+@pytest.mark.parametrize("name", ["norm1", "norm2", "max axis", "square of pos", "norm2 of convex", "dominated"])
+def test_the_certificate_grows_with_the_error(name):
+    """Spoil the solver's answer: the gap must grow to at least the true error, or the check is no check."""
+    problem = problem_of(name)
+    session = CvxpyProxSolver().open(problem)
+    points = RNG.standard_normal((8, K))
+    solution = session.solve(points)
+    best = objective(problem, points, solution.maximiser)
+    program = session._programs[8]
+    for size in (1e-3, 1e-1):
+        answer = program.solve(points)
+        answer.step[:] += size * RNG.standard_normal(points.shape)
+        answer.duals[:] = [dual + size * RNG.standard_normal(dual.shape) for dual in answer.duals]
+        spoilt = session._certify(points, answer)
+        error = best - spoilt.objective
+        assert error.max() > 1e-9
+        assert (spoilt.gap >= error - solution.gap).all()
+
+
+def test_every_lowering_has_a_minorant():
+    assert set(LOWERINGS) == set(MINORANTS)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 8, 131])
+def test_blocks_of_any_size_give_the_same_answer(rows):
+    problem = problem_of("norm1", rows)
+    points = RNG.standard_normal((rows, K))
+    solution = CvxpyProxSolver().open(problem).solve(points)
+    assert solution.maximiser.shape == (rows, K) and not solution.unfinished.any()
+    single = CvxpyProxSolver().open(problem)
+    for row in range(0, rows, 40):
+        alone = single.solve(points[row : row + 1])
+        difference = np.linalg.norm(alone.maximiser[0] - solution.maximiser[row])
+        # Strong concavity: a point of gap ε lies within √(2ε/λ) of the maximiser.
+        assert difference <= np.sqrt(alone.gap[0]) + np.sqrt(solution.gap[row])
+
+
+def test_programs_are_compiled_once(monkeypatch):
+    session = CvxpyProxSolver().open(problem_of("norm2", 8))
+    session.solve(RNG.standard_normal((8, K)))
+    (program,) = session._programs.values()
+    cached = program._problem._cache.param_prog
+    assert cached is not None
+    session.solve(RNG.standard_normal((8, K)))
+    assert program._problem._cache.param_prog is cached and list(session._programs.values()) == [program]
+
+
+def test_rows_of_wildly_different_scale_share_a_block():
+    problem = problem_of("norm1", 8)
+    points = RNG.standard_normal((8, K)) * 10.0 ** np.arange(-4, 4)[:, None]
+    solution = CvxpyProxSolver().open(problem).solve(points)
+    assert not solution.unfinished.any()
+
+
+def test_large_problems_are_built_row_by_row(monkeypatch):
+    points = RNG.standard_normal((3, K))
+    for name in ("norm2 of convex", "dominated"):
+        expected = CvxpyProxSolver().open(problem_of(name)).solve(points)
+        with monkeypatch.context() as patch:
+            patch.setattr(prox, "_PARAMETRISED_ENTRIES", 1)
+            patch.setattr(prox, "_BLOCK_ENTRIES", 1)
+            session = CvxpyProxSolver().open(problem_of(name))
+            solution = session.solve(points)
+            assert not session._programs
+        assert not solution.unfinished.any()
+        np.testing.assert_allclose(solution.maximiser, expected.maximiser, atol=1e-3)
+
+
+class Failing:
+    """A program whose solver gives up on every block of more than one row."""
+
+    def __init__(self, program, error) -> None:
+        self.program, self.error = program, error
+
+    def solve(self, points, *, tight=True):
+        return self.program._no_answer(points, self.error)
+
+
+def test_a_failed_block_is_solved_again_row_by_row():
+    session = CvxpyProxSolver().open(problem_of("norm1", 8))
+    points = RNG.standard_normal((8, K))
+    session.solve(points)
+    session._programs[8] = Failing(session._programs[8], "solver_error")
+    solution = session.solve(points)
+    assert sorted(session._programs) == [1, 8]
+    assert not solution.unfinished.any()
+
+
+def test_rows_that_no_attempt_solves_keep_a_point_and_an_honest_gap():
+    problem = problem_of("norm1", 1)
+    session = CvxpyProxSolver().open(problem)
+    points = RNG.standard_normal((1, K))
+    good = session.solve(points)
+    session._programs[1] = Failing(session._programs[1], "solver_error")
+    solution = session.solve(points)
+    assert solution.unfinished.all()
+    error = objective(problem, points, good.maximiser) - objective(problem, points, solution.maximiser)
+    assert error[0] > 0 and solution.gap[0] >= error[0]
+
+
+def test_an_unbounded_status_is_an_error(monkeypatch):
+    session = CvxpyProxSolver().open(problem_of("norm1", 1))
+    points = RNG.standard_normal((1, K))
+    session.solve(points)
+    problem = session._programs[1]._problem
+    monkeypatch.setattr(type(problem), "solve", lambda self, **options: None)
+    monkeypatch.setattr(type(problem), "status", property(lambda self: cp.UNBOUNDED))
+    with pytest.raises(UnboundedTransportError, match="unbounded"):
+        session.solve(points)
+
+
+def test_progress_counts_rows():
+    seen = []
+    CvxpyProxSolver().open(problem_of("norm1", 2)).solve(RNG.standard_normal((2, K)), lambda *event: seen.append(event))
+    assert seen == [("cvxpy", 2, 2)]
+
+
+def test_a_loose_tolerance_is_met_and_reported():
+    solution = CvxpyProxSolver().open(problem_of("norm1", tolerance=1e-3)).solve(RNG.standard_normal((4, K)))
+    assert not solution.unfinished.any()
+
+
+@pytest.mark.parametrize(
+    ("f", "word"),
+    [
+        (ak.norm1(w), "norm1(w) is not concave"),
+        (ak.max(w) - ak.norm2(w), "max(w) is not concave"),
+        (ak.sum_squares(w), "sum_squares(w) is convex"),
+        (ak.inner([1.0, -1.0, 0.0, 0.0], ak.abs(w)), "abs(w) is not concave"),
+        (-ak.square(ak.norm1(w) - 1.0), "square"),
+    ],
+)
+def test_refusals_name_the_summand(f, word):
+    refusal = CvxpyProxSolver().bid(ProxProblem(f, 1.0, K, 10))
+    assert isinstance(refusal, Refusal) and word in refusal.reason
+    with pytest.raises(ValueError, match="refuses"):
+        CvxpyProxSolver().open(ProxProblem(f, 1.0, K, 10))
+
+
+def test_a_bid_does_not_import_cvxpy():
+    program = (
+        "import sys, alignkit.expressions as ak\n"
+        "from alignkit.contracts import ProxProblem\n"
+        "from alignkit_cvxpy.prox import CvxpyProxSolver\n"
+        "print(CvxpyProxSolver().bid(ProxProblem(-ak.norm2(ak.Variable(3)), 1.0, 3, 10)).backend, 'cvxpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cvxpy", "False"]
