@@ -11,26 +11,80 @@ images = aligned.sample(256, seed=1)
 print(aligned.certificate)
 """
 
-from alignkit import base, errors, expressions
+from alignkit import base, errors
 from alignkit.aligned import Aligned
 from alignkit.compiler.plan import Plan
-from alignkit.expressions import *  # noqa: F403
+from alignkit.expressions import (
+    Constant,
+    Expression,
+    Variable,
+    abs as abs,
+    concatenate,
+    cumsum,
+    diff,
+    huber,
+    inner,
+    linear_map,
+    log_sum_exp,
+    max as max,
+    maximum,
+    mean,
+    min as min,
+    minimum,
+    multiply,
+    norm1,
+    norm2,
+    norm_inf,
+    pos,
+    quad_form,
+    reshape,
+    square,
+    stack,
+    sum as sum,
+    sum_squares,
+    trace,
+    vec,
+)
 from alignkit.problem import KL, Problem, Wasserstein
 from alignkit.registry import installed_backends
 from alignkit.transport import costs
 
 __version__ = "0.1.0"
 
-#: Names that `from alignkit import *` brings in; those that shadow builtins are left out, and reached as `ak.max`.
+# What `from alignkit import *` brings in: names that shadow builtins are left out, and reached as ak.abs, ak.max …
 __all__ = [
     "KL",
     "Aligned",
+    "Constant",
+    "Expression",
     "Plan",
     "Problem",
+    "Variable",
     "Wasserstein",
     "base",
+    "concatenate",
     "costs",
+    "cumsum",
+    "diff",
     "errors",
-    "expressions",
+    "huber",
+    "inner",
     "installed_backends",
+    "linear_map",
+    "log_sum_exp",
+    "maximum",
+    "mean",
+    "minimum",
+    "multiply",
+    "norm1",
+    "norm2",
+    "norm_inf",
+    "pos",
+    "quad_form",
+    "reshape",
+    "square",
+    "stack",
+    "sum_squares",
+    "trace",
+    "vec",
 ]

@@ -13,6 +13,7 @@ from alignkit.certificates import KLCertificate, TransportCertificate
 from alignkit.compiler.plan import Plan
 from alignkit.errors import ParameterError, Status
 from alignkit.estimates import Estimate
+from alignkit.noise import checked_seed
 from alignkit.report.plots import Plots
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.fitted import FittedTilt
@@ -65,7 +66,7 @@ class Aligned:
         Raises:
             ParameterError: n or the seed is out of range, or pairs are asked for under KL, which has none.
         """
-        rows = checked_count(n)
+        rows, seed = checked_count(n), checked_seed(seed)
         with progress_lines(progress) as report:
             if isinstance(self.fitted, FittedTransport):
                 x, y = self.fitted.sample_pairs(rows, seed=seed, progress=report)
@@ -137,5 +138,10 @@ def _as_kind(x: Any, like: Any) -> Any:
         x = x.cpu().numpy()
     if like is None:
         return np.asarray(x)
-    xp = array_api_compat.array_namespace(like)
+    try:
+        xp = array_api_compat.array_namespace(like)
+    except TypeError:
+        raise ParameterError(
+            f"like={like!r} is not a numpy, torch or jax array.", ways_out=["Pass an array, e.g. like=torch.empty(0)."]
+        ) from None
     return xp.asarray(x, dtype=like.dtype, device=array_api_compat.device(like))

@@ -31,6 +31,8 @@ class Calibration:
     @property
     def z_score(self) -> float:
         """The residual in standard errors; beyond ±3 the deviation is real, though it may be small."""
+        if self.residual == 0:
+            return 0.0
         return (
             self.residual / self.standard_error if self.standard_error > 0 else math.copysign(math.inf, self.residual)
         )

@@ -1,4 +1,4 @@
-"""Counter-based noise: every number is a function of (seed, stage, row, column), so batches may be cut anywhere.
+"""Counter-based noise: a row is a function of (seed, stage, row number, width), so batches may be cut anywhere.
 
 The generator is Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
 section 3.3), written on int64 arrays so that numpy and torch, on any device, give the same bits.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from alignkit.errors import ParameterError
 
-__all__ = ["categorical", "fold_seed", "normal", "uniform"]
+__all__ = ["categorical", "checked_seed", "fold_seed", "normal", "uniform"]
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -104,11 +104,16 @@ def fold_seed(seed: int, purpose: str) -> int:
         >>> fold_seed(0, "pilot") != fold_seed(0, "certificate")
         True
     """
-    words = np.random.SeedSequence([_checked(seed), *purpose.encode()]).generate_state(1, np.uint64)
+    words = np.random.SeedSequence([checked_seed(seed), *purpose.encode()]).generate_state(1, np.uint64)
     return int(words[0])
 
 
-def _checked(seed: int) -> int:
+def checked_seed(seed: int) -> int:
+    """A seed, refused unless it is an integer between 0 and 2⁶⁴ − 1.
+
+    Raises:
+        ParameterError: it is not.
+    """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) < 1 << 64:
         raise ParameterError(
             f"seed must be an integer between 0 and 2⁶⁴ − 1, not {seed!r}.", ways_out=["Pass, for example, seed=0."]
@@ -126,7 +131,7 @@ def _fill(
     first_row: int,
     like: Any,
 ) -> Any:
-    seed = _checked(seed)
+    seed = checked_seed(seed)
     reference = np.empty(0) if like is None else like
     xp = array_api_compat.array_namespace(reference)
     device, dtype = array_api_compat.device(reference), reference.dtype

@@ -20,6 +20,7 @@ from alignkit.errors import (
     UnboundedTransportError,
 )
 from alignkit.expressions import Expression, as_expression
+from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
 from alignkit.transport.fitted import FittedTransport
@@ -137,6 +138,7 @@ class Problem:
             IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
+        seed = checked_seed(seed)
         plan = self.compile(backend=backend, device=device, tolerance=tolerance)
         if isinstance(plan.request, TiltProgram):
             choose_engine(plan.request, engine)

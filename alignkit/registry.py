@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["GROUP", "BackendStatus", "Manifest", "base_law", "installed_backends", "offered", "offers", "require"]
 
@@ -81,22 +83,25 @@ def installed_backends() -> tuple[BackendStatus, ...]:
         >>> "exact" in [status.name for status in installed_backends()]
         True
     """
-    found = importlib.metadata.entry_points(group=GROUP)
+    # A fifth of the time of `import alignkit` would go into this module.
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=GROUP)
     return tuple(_status(entry) for entry in sorted(found, key=lambda entry: entry.name))
 
 
-def _status(entry: importlib.metadata.EntryPoint) -> BackendStatus:
+def _status(entry: EntryPoint) -> BackendStatus:
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown distribution"
     try:
         manifest = entry.load()
+        if not isinstance(manifest, Manifest):
+            reason = f"broken: {entry.value} is a {type(manifest).__name__}, not an alignkit.registry.Manifest"
+            return BackendStatus(entry.name, distribution, None, False, reason)
+        missing = [engine for engine in manifest.engines if not _is_importable(engine)]
     # A plug-in is somebody else's code and may raise anything; the others must stay usable.
     except Exception as error:
         reason = f"broken: loading {entry.value} raised {type(error).__name__}: {error}"
         return BackendStatus(entry.name, distribution, None, False, reason)
-    if not isinstance(manifest, Manifest):
-        reason = f"broken: {entry.value} is a {type(manifest).__name__}, not an alignkit.registry.Manifest"
-        return BackendStatus(entry.name, distribution, None, False, reason)
-    missing = [engine for engine in manifest.engines if importlib.util.find_spec(engine) is None]
     if missing:
         reason = f"{', '.join(missing)} not installed: {manifest.install}"
         return BackendStatus(entry.name, distribution, manifest, False, reason)
@@ -104,26 +109,25 @@ def _status(entry: importlib.metadata.EntryPoint) -> BackendStatus:
     return BackendStatus(entry.name, distribution, manifest, True, offered)
 
 
-def offers(capability: str) -> dict[str, Any]:
-    """Every available implementation of a capability, by backend name.
+def _is_importable(engine: str) -> bool:
+    try:
+        return importlib.util.find_spec(engine) is not None
+    # Raised for a submodule of a package that is not there.
+    except ModuleNotFoundError:
+        return False
+
+
+def offers(capability: str) -> tuple[str, ...]:
+    """The names of the available backends that offer a capability, nothing of them imported.
 
     Arguments:
         capability: `"tilt_sampler"` or `"prox_solver"`.
-
-    Returns:
-        from backend name to a new instance; a backend whose module fails to import is left out (see
-        `installed_backends` and `require` for its reason).
     """
-    instances = {}
-    for status in installed_backends():
-        path = getattr(status.manifest, capability) if status.available and status.manifest else None
-        if path is not None:
-            try:
-                instances[status.name] = _load(path)()
-            # See `_status`: one broken plug-in never breaks the rest.
-            except Exception:
-                continue
-    return instances
+    return tuple(
+        status.name
+        for status in installed_backends()
+        if status.available and status.manifest is not None and getattr(status.manifest, capability)
+    )
 
 
 def require(name: str, capability: str) -> Any:
@@ -161,7 +165,12 @@ def require(name: str, capability: str) -> Any:
             f"The backend {name!r} offers {status.reason}, but no {capability.replace('_', ' ')}.",
             ways_out=["Use backend='auto'.", "`alignkit backends` lists what each backend offers."],
         )
-    return _load(offer)
+    try:
+        return _load(offer)
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(
+            f"The backend {name!r} ({status.distribution}) cannot be used: {error.message}", ways_out=error.ways_out
+        ) from error
 
 
 def offered(capability: str) -> Any:
@@ -188,11 +197,21 @@ def _first(what: str, path_of: Callable[[Manifest], str | None]) -> Any:
         path = path_of(status.manifest) if status.manifest is not None else None
         if path is not None:
             if status.available:
-                return _load(path)
-            reasons.append(f"{status.name}: {status.reason}")
+                try:
+                    return _load(path)
+                except BackendUnavailableError as error:
+                    reasons.append(f"{status.name}: {error.message}")
+            else:
+                reasons.append(f"{status.name}: {status.reason}")
     raise BackendUnavailableError(f"No available backend offers a {what}.", ways_out=reasons)
 
 
 def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    # See `_status`: a plug-in may raise anything.
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"Loading {path} raised {type(error).__name__}: {error}.", ways_out=["Reinstall or remove the plug-in."]
+        ) from error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
+
+import numpy as np
 
 from alignkit import registry
 from alignkit.base.law import BaseLaw, Tail, checked_count
 from alignkit.errors import ParameterError, ShapeError
+from alignkit.noise import checked_seed
 
 __all__ = ["Denoiser"]
 
@@ -58,6 +61,9 @@ class Denoiser(BaseLaw):
     ) -> None:
         if not callable(denoise):
             raise ParameterError(f"denoise must be a callable (x, sigma) → x₀, not {type(denoise).__name__}.")
+        sides = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        if not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
+            raise ParameterError(f"shape must be a tuple of positive integers, not {shape!r}.")
         if not 0 < sigma_min < sigma_max < math.inf:
             raise ParameterError(
                 f"Noise levels must satisfy 0 < sigma_min < sigma_max < ∞, not {sigma_min} and {sigma_max}."
@@ -79,7 +85,7 @@ class Denoiser(BaseLaw):
         if dtype not in {"float32", "float64"}:
             raise ParameterError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
         self._network = denoise
-        self.shape = tuple(int(side) for side in shape)
+        self.shape = tuple(int(side) for side in sides)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self.prediction = prediction
         self.exact = exact
@@ -107,4 +113,4 @@ class Denoiser(BaseLaw):
 
     def sample(self, n: int, *, seed: int) -> Any:
         """Draw n rows from the model with a backend's own sampler; see `BaseLaw.sample`."""
-        return registry.offered("base_sampler")(self, checked_count(n), seed)
+        return registry.offered("base_sampler")(self, checked_count(n), checked_seed(seed))

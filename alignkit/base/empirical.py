@@ -51,6 +51,9 @@ class Empirical(ExactLaw):
         self._log_weights: Floats = np.full(values.shape[0], -np.log(values.shape[0]))
         # Distances are taken from the centre, where the squares cancel least.
         self._centre: Floats = self.data.mean(axis=0)
+        # A single point has no width; any scale then serves.
+        width = float(self.data.std(axis=0).max()) or 1.0
+        self._set_noise_levels(width, width)
 
     @property
     def weights(self) -> Floats:
@@ -75,7 +78,7 @@ class Empirical(ExactLaw):
 
     def tilt(self, theta: ArrayLike) -> Empirical:
         """The law q_θ: the same points, reweighted."""
-        scores = self._log_weights + (self._tilts(theta)[:1] @ self.data.T)[0]
+        scores = self._log_weights + (self._one_tilt(theta) @ self.data.T)[0]
         tilted = object.__new__(type(self))
         tilted.__dict__.update(self.__dict__)
         tilted.name = f"{self.name}, tilted"

@@ -16,6 +16,9 @@ __all__ = ["BaseLaw", "ExactLaw", "Tail", "checked_count", "finite_array"]
 
 Floats = NDArray[np.float64]
 
+# Noise levels in standard deviations: the start N(m, σ_max²I) then has the variance of p + noise to 2·10⁻⁴.
+_FINEST, _WIDEST = 0.004, 80.0
+
 #: How the density decays: "bounded" support, a variance v (like exp(−‖x‖²/2v)), or None where nothing is known.
 Tail = Literal["bounded"] | float | None
 
@@ -79,9 +82,14 @@ class ExactLaw(BaseLaw):
     """A base law whose tilts q_θ ∝ p·exp⟨θ, x⟩ are known in closed form; numpy, no engine needed."""
 
     exact = True
-    sigma_min = 1e-4
-    sigma_max = 1e4
     dtype = "float64"
+
+    def _set_noise_levels(self, finest: float, widest: float) -> None:
+        """Noise levels for samplers, from the standard deviations of p's finest detail and of p as a whole.
+
+        A sampler's steps are spread over all of them, so they reach no further than they must.
+        """
+        self.sigma_min, self.sigma_max = _FINEST * finest, _WIDEST * widest
 
     @property
     @abstractmethod
@@ -135,6 +143,16 @@ class ExactLaw(BaseLaw):
             )
         return tilts
 
+    def _one_tilt(self, theta: ArrayLike) -> Floats:
+        """Check a single tilt, and return (1, d)."""
+        tilts = self._tilts(theta)
+        if tilts.shape[0] != 1:
+            raise ShapeError(
+                f"tilt takes one θ of shape {self.shape}, not {tilts.shape[0]} of them.",
+                ways_out=["Make one law for each.", "draw_tilted takes a tilt for every row."],
+            )
+        return tilts
+
     def _flat(self, x: Any) -> Any:
         """View (n, *shape) as (n, d), with the array's own namespace."""
         if tuple(x.shape[1:]) != self.shape:
@@ -167,7 +185,10 @@ def finite_array(values: ArrayLike, what: str) -> Floats:
         ParameterError: there are none, or they are not real numbers.
         NonFiniteError: some are NaN or infinite.
     """
-    raw = np.asarray(values)
+    try:
+        raw = np.asarray(values)
+    except ValueError as error:
+        raise ParameterError(f"{what} must be an array of real numbers: {error}") from error
     if raw.dtype.kind not in "biuf":
         raise ParameterError(f"{what} must hold real numbers, not dtype {raw.dtype}.")
     array = np.array(raw, dtype=np.float64)

@@ -60,6 +60,7 @@ class GaussianMixture(ExactLaw):
         self.means: Floats = centres.reshape(mass.size, -1)
         self._variances, self._axes = self._spectrum(finite_array(covariances, "the mixture's covariances"))
         self.tail = float(self._variances.max())
+        self._fit_noise_levels()
         self._device_copies: dict[Any, tuple[Any, ...]] = {}
 
     def _spectrum(self, covariances: Floats) -> tuple[Floats, Floats | None]:
@@ -87,6 +88,10 @@ class GaussianMixture(ExactLaw):
                 ways_out=["Add a small multiple of the identity."],
             )
         return variances, axes
+
+    def _fit_noise_levels(self) -> None:
+        between = self.weights @ (self.means - self.mean) ** 2
+        self._set_noise_levels(math.sqrt(self._variances.min()), math.sqrt(self._variances.max() + between.max()))
 
     @property
     def mean(self) -> Floats:
@@ -130,13 +135,14 @@ class GaussianMixture(ExactLaw):
 
     def tilt(self, theta: ArrayLike) -> GaussianMixture:
         """The law q_θ, a mixture of the same covariances."""
-        log_weights, shifts = self._tilted_components(self._tilts(theta)[:1])
+        log_weights, shifts = self._tilted_components(self._one_tilt(theta))
         tilted = object.__new__(type(self))
         tilted.__dict__.update(self.__dict__)
         tilted.name = f"{self.name}, tilted"
         tilted.weights = np.exp(log_weights[0] - np.logaddexp.reduce(log_weights[0]))
         tilted.means = self.means + shifts[:, 0]
         tilted._device_copies = {}
+        tilted._fit_noise_levels()
         return tilted
 
     def draw_tilted(self, theta: Floats, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:

@@ -26,9 +26,9 @@ from alignkit.expressions import (
     mean,
     reshape,
     stack,
+    sum as sum_of,
     vec,
 )
-from alignkit.expressions import sum as sum_of
 from alignkit.expressions.arrays import Floats, is_operator, is_sparse
 from alignkit.expressions.atom import axes_of, folded
 from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum, Selecting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -236,10 +236,11 @@ def _collect(route: Route, request: Any, backend: str) -> tuple[tuple[Bid | Refu
     """Every backend's answer, best first, and the accepted bid."""
     assert route.capability is not None
     if backend == "auto":
-        candidates = registry.offers(route.capability)
+        names = registry.offers(route.capability)
     else:
-        candidates = {backend: registry.require(backend, route.capability)()}
-    answers: list[Bid | Refusal] = [candidate.bid(request) for candidate in candidates.values()]
+        names = (backend,)
+        registry.require(backend, route.capability)
+    answers = [_answer(name, route.capability, request) for name in names]
     bids = sorted((answer for answer in answers if isinstance(answer, Bid)), key=lambda bid: bid.rank)
     refusals = [answer for answer in answers if isinstance(answer, Refusal)]
     if not bids:
@@ -254,6 +255,18 @@ def _collect(route: Route, request: Any, backend: str) -> tuple[tuple[Bid | Refu
             ways_out=["Use backend='auto'." if backend != "auto" else "Install another backend, or change the reward."],
         )
     return (*bids, *refusals), bids[0]
+
+
+def _answer(name: str, capability: str, request: Any) -> Bid | Refusal:
+    """One backend's bid or refusal, under the name it is registered by; a broken one refuses."""
+    try:
+        answer = registry.require(name, capability)().bid(request)
+        if isinstance(answer, Bid | Refusal):
+            return replace(answer, backend=name)
+        return Refusal(name, f"broken: its bid is a {type(answer).__name__}, neither Bid nor Refusal")
+    # A plug-in is somebody else's code and may raise anything; the others must stay usable.
+    except Exception as error:
+        return Refusal(name, f"broken: {type(error).__name__}: {error}")
 
 
 def _require_known(backend: str) -> None:

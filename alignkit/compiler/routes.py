@@ -9,7 +9,7 @@ from typing import Literal
 
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.diagnosis import Diagnosis
-from alignkit.transport.quadratic import split
+from alignkit.transport.boundedness import dominated_by_penalty
 
 __all__ = ["GRID_DIMENSION_MAX", "ROUTES", "Route"]
 
@@ -52,10 +52,7 @@ def _not_convex(diagnosis: Diagnosis) -> str | None:
 
 def _not_concave_in_total(diagnosis: Diagnosis) -> str | None:
     nonlinear = diagnosis.composition.nonlinear
-    if nonlinear is None or diagnosis.curvature.is_concave:
-        return None
-    parts = split(nonlinear)
-    if all(term.bends(-1) for term in parts.terms) and parts.critical_weight < diagnosis.closeness.weight:
+    if nonlinear is None or dominated_by_penalty(nonlinear, diagnosis.closeness.weight):
         return None
     return f"the reward is {diagnosis.curvature}, and nothing shows that λ·c makes up for it"
 

@@ -16,6 +16,8 @@ __all__ = ["closed_form", "quadrature"]
 
 _NODES = (24, 48, 96, 192, 384)
 _TOLERANCE = 1e-4
+# Changes below this share of the value are not held to be growth.
+_GROWTH = 0.05
 
 
 def closed_form(program: TiltProgram) -> Estimate | None:
@@ -43,17 +45,22 @@ def quadrature(session: DenoisingTiltSession, sigma_max: float) -> Estimate:
         log Z; its standard error is the numerical error, taken from the last refinement of nodes and of σ.
 
     Raises:
-        ImproperTargetError: the integral is not finite.
+        ImproperTargetError: the integral grows with σ as it does where E_p exp⟨θ, x⟩ is infinite.
+        NonFiniteError: the denoiser gave a NaN or an infinity.
     """
     levels = [sigma_max, sigma_max / math.sqrt(2), sigma_max / 2]
     values, node_error = zip(*(_integral(session, sigma) for sigma in levels), strict=True)
     first = 2 * values[0] - values[1]
     second = 2 * values[1] - values[2]
     extrapolated = (4 * first - second) / 3
-    if not math.isfinite(extrapolated):
+    # In the expansion the changes halve from level to level; where E_p exp⟨θ, x⟩ is infinite they double.
+    growth, before = values[0] - values[1], values[1] - values[2]
+    if growth > max(before, _GROWTH * max(1.0, abs(values[0]))):
         raise ImproperTargetError(
-            "The log-partition of this tilt is not finite: the base law has no exponential moment there.",
-            ways_out=["Raise the weight λ."],
+            f"log E_p exp(r/λ) keeps growing with the noise scale ({values[1]:.4g} at σ = {levels[1]:.4g}, "
+            f"{values[0]:.4g} at {levels[0]:.4g}): the base law has no exponential moment there, or σ_max is not large "
+            "against its spread.",
+            ways_out=["Raise the weight λ.", "Declare a larger sigma_max, if the denoiser is exact there."],
         )
     return Estimate(extrapolated, abs(extrapolated - first) + max(node_error))
 

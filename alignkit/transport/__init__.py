@@ -1,1 +1,1 @@
-"""REDUCE to proximal transport: costs, the reduction to the intrinsic dimension, boundedness."""
+"""REDUCE to proximal problems: costs, the reduction to k dimensions, and what structure decides beforehand."""

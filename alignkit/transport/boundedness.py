@@ -37,10 +37,11 @@ def check_bounded(nonlinear: Expression, weight: float) -> None:
     Example:
         >>> from alignkit.expressions import Variable, sum_squares
         >>> check_bounded(sum_squares(Variable(2)), 2.5)
-        >>> check_bounded(sum_squares(Variable(2)), 1.5)
-        Traceback (most recent call last):
-        ...
-        alignkit.errors.UnboundedTransportError: ...
+        >>> try:
+        ...     check_bounded(sum_squares(Variable(2)), 1.5)
+        ... except UnboundedTransportError as error:
+        ...     print(error.ways_out[0])
+        ak.Wasserstein(weight=λ) with λ > 2.
     """
     if nonlinear.is_concave() or math.isfinite(nonlinear.lipschitz):
         return

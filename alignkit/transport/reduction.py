@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_jax_array, is_torch_array
+from array_api_compat import array_namespace, is_jax_array, is_torch_array, to_device
 from numpy.typing import NDArray
 
 from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit.transport.boundedness import check_bounded
 
-__all__ = ["Transported", "TransportMap", "reduce_transport"]
+__all__ = ["TransportMap", "Transported", "reduce_transport"]
 
 #: Entries of x converted to float64 at a time (4 MB): small enough for a cache, large enough to amortise a call.
 _BLOCK_ENTRIES = 2**19
 #: Entries of v handed to a session at a time (32 MB).
 _SOLVE_ENTRIES = 2**22
+#: Relative rounding of an objective evaluated in float64.
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
 def reduce_transport(
@@ -83,7 +85,9 @@ class Transported:
     @property
     def relative_gap(self) -> Floats:
         """gap / max(1, |objective|), (n,)."""
-        return self.gap / np.maximum(1.0, np.abs(self.objective))
+        bounded = np.isfinite(self.gap) & np.isfinite(self.objective)
+        scale = np.where(bounded, np.maximum(1.0, np.abs(self.objective)), 1.0)
+        return np.where(bounded, self.gap / scale, np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +141,7 @@ class TransportMap:
             UnboundedTransportError: a backend found the objective unbounded above.
         """
         self._check_shape(x)
-        # jax arrays are immutable and narrow float64 silently, so they make the trip through numpy.
-        rows = np.asarray(x) if is_jax_array(x) else x.detach() if is_torch_array(x) else x
+        rows = _workable(x)
         xp = array_namespace(rows)
         count, ambient = rows.shape[0], self.composition.ambient
         flat = xp.reshape(rows, (count, ambient))
@@ -155,10 +158,13 @@ class TransportMap:
                 result[part] = value
         moved = xp.reshape(y, rows.shape)
         if is_jax_array(x):
-            moved = _like_jax(moved, x)
+            moved = array_namespace(x).asarray(moved, device=x.device)
+        elif is_torch_array(x):
+            moved = to_device(moved, x.device)
         objective, gap, cost = results
-        unfinished |= ~(gap <= self.tolerance * np.maximum(1.0, np.abs(objective)))
-        return Transported(moved, objective, gap, cost, unfinished)
+        found = Transported(moved, objective, gap, cost, unfinished)
+        unfinished |= ~(found.relative_gap <= self.tolerance)
+        return found
 
     def _apply_part(
         self, flat: Any, y: Any, part: slice, progress: Progress
@@ -168,7 +174,7 @@ class TransportMap:
         xp, total = array_namespace(flat), flat.shape[0]
         blocks = _blocks(part, max(1, _BLOCK_ENTRIES // max(1, self.composition.ambient)))
         points = np.empty((part.stop - part.start, self.composition.dimension))
-        shift = xp.asarray(linear / weight, dtype=xp.float64, device=_device(flat)) if linear.any() else None
+        shift = xp.asarray(linear / weight, dtype=xp.float64, device=flat.device) if linear.any() else None
         objective = np.full(part.stop - part.start, self.composition.constant)
         cost = np.zeros(part.stop - part.start)
         for block in blocks:
@@ -189,6 +195,8 @@ class TransportMap:
             with np.errstate(all="ignore"):
                 value = np.asarray(self.composition.nonlinear.value(solution), dtype=np.float64)
             objective += np.where(np.isnan(value), -np.inf, value) - weight * moved
+            # The bound holds of the exact objective at z; the one reported was evaluated in float64.
+            gap = gap + _ROUNDING * (np.abs(objective) + weight * moved)
             gap = np.where(np.isfinite(objective), gap, np.inf)
             cost += moved
         for block in blocks:
@@ -197,7 +205,7 @@ class TransportMap:
             if shift is not None:
                 wide = wide + shift
             if self.session is not None:
-                step = xp.asarray(solution[local] - points[local], dtype=xp.float64, device=_device(flat))
+                step = xp.asarray(solution[local] - points[local], dtype=xp.float64, device=flat.device)
                 wide = wide + subspace.embed(step)
             y[block, :] = xp.astype(wide, y.dtype)
         if progress is not None:
@@ -243,17 +251,18 @@ def _blocks(part: slice, size: int) -> list[slice]:
     return [slice(first, min(first + size, part.stop)) for first in range(part.start, part.stop, size)]
 
 
-def _device(array: Any) -> Any:
-    return array.device
+def _workable(x: Any) -> Any:
+    """The rows where they can be computed with in float64 and written to."""
+    if is_jax_array(x):  # immutable, and narrows float64 silently
+        return np.asarray(x)
+    if not is_torch_array(x):
+        return x
+    x = x.detach()
+    return x.cpu() if x.device.type == "mps" else x  # Apple's GPUs have no float64
 
 
 def _to_host(array: Any) -> NDArray[Any]:
     return array.cpu().numpy() if is_torch_array(array) else np.asarray(array)
-
-
-def _like_jax(array: NDArray[Any], like: Any) -> Any:
-    """A numpy array on the device of a jax array, float64 only where jax keeps it."""
-    return array_namespace(like).asarray(array, device=like.device)
 
 
 def _offset(progress: Any, done: int, total: int) -> Any:

@@ -101,7 +101,7 @@ def _minimum(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floa
 
 
 def _shares(slopes: Floats, values: Floats) -> Floats:
-    """Points of the simplex along the last axis nearest to slopes up to scale; where these vanish, the largest value's."""
+    """Points of the simplex along the last axis, in proportion to slopes; where these vanish, at the largest value."""
     positive = np.maximum(slopes, 0.0)
     total = positive.sum(axis=-1, keepdims=True)
     largest = np.arange(values.shape[-1]) == values.argmax(axis=-1)[..., None]

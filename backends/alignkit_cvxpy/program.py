@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from alignkit.contracts import Floats
-from alignkit.errors import UnboundedTransportError
 from alignkit.expressions.arrays import is_operator
 from alignkit.transport.quadratic import Split
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.tree import Link, Node, Tree
 
 __all__ = ["Answer", "BlockProgram", "Penalty", "make_penalty"]
-
-#: Passed to Clarabel: its own defaults are 1e-8, and the gap of a row can be as large as that of its block.
-_TIGHT = {"tol_gap_abs": 1e-9, "tol_gap_rel": 1e-9, "tol_feas": 1e-9, "accept_unknown": True}
-_DEFAULT = {"accept_unknown": True, "max_iter": 200}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +114,9 @@ class BlockProgram:
     """
 
     def __init__(self, tree: Tree, penalty: Penalty, rows: int, fixed: Floats | None = None) -> None:
-        import cvxpy as cp
+        import cvxpy
 
+        cp: Any = cvxpy  # typed in part only
         self._cp, self._fixed = cp, fixed
         self.tree, self.penalty, self.rows = tree, penalty, rows
         self._step = cp.Variable((rows, tree.dimension))
@@ -140,35 +136,30 @@ class BlockProgram:
                 objective -= coefficients[0] * cp.sum(lowered)
             else:
                 objective -= cp.sum(lowered @ coefficients)
-        self._problem = cp.Problem(cp.Minimize(objective), self._constraints)
+        # A solver's tolerances should not depend on the units of the reward: its coefficients and λ are put around 1.
+        largest = max((float(np.abs(coefficients).max()) for coefficients, _ in tree.terms), default=0.0)
+        self._unit = float(np.sqrt(penalty.weight * (largest or penalty.weight)))
+        self._problem: Any = cp.Problem(cp.Minimize(objective / self._unit), self._constraints)
         assert self._problem.is_dcp(dpp=True), "the block program must be DPP, or it is compiled anew for each block"
 
-    def solve(self, points: Floats, *, tight: bool = True) -> Answer:
-        """Solve for one block of rows v, (b, k), exactly `rows` of them.
-
-        Raises:
-            UnboundedTransportError: the solver proved the objective unbounded.
-        """
+    def solve(self, points: Floats, accuracy: float = 1e-9) -> Answer:
+        """Solve for one block of rows v, (b, k), exactly `rows` of them, to Clarabel's tolerances `accuracy`."""
         if self._fixed is None:
             for link, offset in zip(self.tree.links, self._offsets, strict=True):
                 offset.value = _affine_part(link, points)
             if self._gradient is not None:
                 self._gradient.value = self.penalty.gradient(points)
         cp = self._cp
+        # All of them every time: cvxpy updates a cached solver, which keeps the settings it is not told.
+        settings = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), accuracy)
         try:
             with warnings.catch_warnings():
                 # Accuracy is judged by the certificate, not by the solver's own opinion.
                 warnings.simplefilter("ignore", UserWarning)
-                self._problem.solve(solver=cp.CLARABEL, ignore_dpp=False, **(_TIGHT if tight else _DEFAULT))
+                self._problem.solve(solver=cp.CLARABEL, ignore_dpp=False, accept_unknown=True, **settings)
         except cp.error.SolverError as error:
             return self._no_answer(points, str(error))
         status = str(self._problem.status)
-        if status == cp.UNBOUNDED:
-            raise UnboundedTransportError(
-                "The solver proved the transport objective unbounded above for some row.",
-                ways_out=["Raise λ in ak.Wasserstein(weight=λ).", "Bound the growth of the reward."],
-                expression=" + ".join(str(node.atom) for _, node in self.tree.terms),
-            )
         if self._step.value is None or not np.isfinite(self._step.value).all():
             return self._no_answer(points, status)
         return Answer(np.array(self._step.value), [self._slopes(link) for link in self.tree.links], True, status)
@@ -201,7 +192,7 @@ class BlockProgram:
         dual = self._constraints[link.index].dual_value
         if dual is None:
             return np.zeros((self.rows, link.size))
-        dual = np.reshape(np.asarray(dual, dtype=np.float64), (self.rows, link.size))
+        dual = self._unit * np.reshape(np.asarray(dual, dtype=np.float64), (self.rows, link.size))
         return dual if link.relation == ">=" else -dual
 
 

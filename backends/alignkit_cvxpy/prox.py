@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
-from alignkit.expressions.arrays import is_operator
+from alignkit.errors import UnboundedTransportError
 from alignkit.transport.quadratic import split
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import MINORANTS, minorant
@@ -35,6 +35,10 @@ _SECONDS_TO_COMPILE = 0.15
 _SECONDS_PER_CALL = 2e-3
 _SECONDS_PER_ENTRY = 1e-5
 _SECONDS_PER_PRODUCT = 6e-9
+#: Clarabel's tolerances in turn, for blocks and then for single rows: its own are 1e-8, and the gap of a row can be as
+#: large as that of its block. Second-order cones sometimes fail below the fallback.
+_ACCURACIES = (1e-9, 1e-9, 1e-12)
+_FALLBACK = 1e-8
 #: Float64 rounding of the certificate, relative to the numbers it is a difference of.
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 #: λ must exceed λ_max(H) by this, relative to λ.
@@ -90,8 +94,8 @@ def _prepare(problem: ProxProblem) -> tuple[Tree, Penalty]:
     if parts.critical_weight >= problem.weight * (1 - _MARGIN):
         growing = next(part for part in parts.curved if not part.is_concave)
         raise Unsupported(
-            f"the summand {growing.atom} is convex, and λ = {problem.weight:.6g} does not exceed its largest curvature, "
-            f"{parts.critical_weight:.6g}"
+            f"the summand {growing.atom} is convex, and λ = {problem.weight:.6g} does not exceed the largest "
+            f"curvature, {parts.critical_weight:.6g}"
         )
     tree = build_tree(parts)
     for atom in tree.atoms:
@@ -133,7 +137,8 @@ class _Rows:
 
     def misses(self, tolerance: float) -> NDArray[np.bool_]:
         """Rows whose relative gap is above the tolerance."""
-        return ~(self.gap <= tolerance * np.maximum(1.0, np.abs(self.objective)))
+        gap = self.gap
+        return ~(np.isfinite(gap) & (gap <= tolerance * np.maximum(1.0, np.abs(self.objective))))
 
     def keep_better(self, chosen: NDArray[np.int64], other: _Rows) -> None:
         """Take over what `other`, one entry for each of `chosen`, has better."""
@@ -161,20 +166,19 @@ class CvxpySession:
         """Solve one batch of rows v, (n, k), float64.
 
         Raises:
-            UnboundedTransportError: the solver proved a row unbounded.
+            UnboundedTransportError: the solver calls it unbounded or infeasible, and no certificate refutes that.
         """
         points = np.ascontiguousarray(points, dtype=np.float64)
         count = len(points)
         best = _Rows(points.copy(), np.full(count, -np.inf), np.full(count, np.inf))
         solved = np.zeros(count, dtype=bool)
         todo = np.arange(count)
-        # Rows that miss the tolerance are solved again by themselves, where no other row spoils their scaling; at the
-        # last attempt by looser settings, with which Clarabel sometimes gets closer.
-        for attempt, tight in enumerate((True, True, False)):
+        # Rows that miss the tolerance are solved again by themselves, where no other row spoils their scaling.
+        for attempt, accuracy in enumerate(_ACCURACIES):
             size = 1 if attempt else _block_rows(self.tree, count)
             for first in range(0, len(todo), size):
                 chosen = todo[first : first + size]
-                solved[chosen] |= self._solve_block(points, chosen, size, tight, best)
+                solved[chosen] |= self._solve_block(points, chosen, size, accuracy, best)
                 if progress is not None and attempt == 0:
                     progress("cvxpy", first + len(chosen), count)
             todo = np.flatnonzero(best.misses(self.problem.tolerance) if self._certified else ~solved)
@@ -183,18 +187,29 @@ class CvxpySession:
         unfinished = best.misses(self.problem.tolerance) if self._certified else ~solved
         return ProxSolution(best.points, best.gap, unfinished)
 
-    def _solve_block(self, points: Floats, chosen: NDArray[np.int64], size: int, tight: bool, best: _Rows) -> bool:
+    def _solve_block(self, points: Floats, chosen: NDArray[np.int64], size: int, accuracy: float, best: _Rows) -> bool:
         """Solve at most `size` rows in one block, padded with the first, and keep what is better than before."""
         padding = np.full(size - len(chosen), chosen[0])
         block = points[np.concatenate([chosen, padding])]
         program = self._program(block)
-        answer = program.solve(block, tight=tight)
-        if tight and not answer.solved:
-            answer = program.solve(block, tight=False)
+        answer = program.solve(block, accuracy)
+        if not answer.solved:
+            answer = program.solve(block, _FALLBACK)
         found = self._certify(block, answer)
+        if answer.status in ("unbounded", "infeasible") and not np.isfinite(found.upper).all():
+            self._refuse(answer.status)
         kept = slice(0, len(chosen))
         best.keep_better(chosen, _Rows(found.points[kept], found.objective[kept], found.upper[kept]))
         return answer.solved
+
+    def _refuse(self, status: str) -> None:
+        # Where the certificate is finite, it refutes such a status, and the rows count as unfinished instead.
+        atoms = " + ".join(str(node.atom) for _, node in self.tree.terms)
+        raise UnboundedTransportError(
+            f"Clarabel calls the transport problem {status}, and no bound refutes it: {atoms}.",
+            ways_out=["Raise λ in ak.Wasserstein(weight=λ).", "Bound the growth of the reward.", "Rescale the reward."],
+            expression=atoms,
+        )
 
     def _program(self, block: Floats) -> BlockProgram:
         if _entries(self.tree) > _PARAMETRISED_ENTRIES:

@@ -159,7 +159,7 @@ class SeparableProx(_ClosedForm):
         linear, quadratic = self.dropped
         if not linear and not quadratic:
             return z.T, residual.square_().sum(dim=0).div_(2 * self.strength)
-        # f differs from its pieces by at most ε‖z‖ + η‖z‖² at z, and at distance r from z by ε(‖z‖ + r) + 2η(‖z‖² + r²).
+        # f differs from its pieces by at most ε‖z‖ + η‖z‖² at z, and by ε(‖z‖ + r) + 2η(‖z‖² + r²) a distance r away.
         square = z.square().sum(dim=0)
         steepest = torch.linalg.vector_norm(residual, dim=0) + linear
         return z.T, steepest.square_() / (2 * self.strength) + 2 * linear * square.sqrt() + 3 * quadratic * square

@@ -33,7 +33,9 @@ def karras_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float =
     if steps == 1:
         return [sigma_max, 0.0]
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return [(high + i / (steps - 1) * (low - high)) ** rho for i in range(steps)] + [0.0]
+    inner = [(high + i / (steps - 1) * (low - high)) ** rho for i in range(1, steps - 1)]
+    # The ends as given, not rounded past what a network was trained on.
+    return [sigma_max, *inner, sigma_min, 0.0]
 
 
 def heun(denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from alignkit.base import BaseLaw, Denoiser, ExactLaw
 from alignkit.contracts import Bid, Guarantee, Progress, Refusal, TiltProgram
+from alignkit.errors import NonFiniteError, ParameterError
 from alignkit.noise import normal
 from alignkit_torch.solvers import solve_flow
 
-__all__ = ["TorchTiltSampler", "TorchTiltSession", "sample_base"]
+__all__ = ["NFE_LEARNED", "TorchTiltSampler", "TorchTiltSession", "sample_base"]
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ _NFE_EXACT = 31
 # A learned base is reweighted and moved on, which multiplies its errors: from σ = 80 a Gaussian comes out 1.3 to
 # 2.9 % too wide after 31 evaluations, which shifts a tilt by θ = 4 a tenth of a standard deviation, and 0.3 to 0.6
 # % after 63.
-_NFE_LEARNED = 63
+NFE_LEARNED = 63
 _MEMORY_BUDGET = 1 << 29
 # A network holds many activations per entry of x; this many copies of a row leave room for them.
 _COPIES_PER_ROW = 256
@@ -66,14 +67,24 @@ class TorchTiltSampler:
 
 
 def _evaluations(base: BaseLaw, nfe: int | None) -> int:
-    return nfe if nfe is not None else _NFE_EXACT if base.exact else _NFE_LEARNED
+    return nfe if nfe is not None else _NFE_EXACT if base.exact else NFE_LEARNED
 
 
 def device_named(name: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where present, else the CPU."""
+    """The torch device of a name; "auto" is CUDA where present, else the CPU.
+
+    Raises:
+        ParameterError: torch does not know the device, or cannot use it here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    # A torch built without CUDA raises AssertionError.
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ParameterError(
+            f"torch cannot use the device {name!r}: {error}", ways_out=["Use device='auto' or device='cpu'."]
+        ) from error
 
 
 def sample_base(law: BaseLaw, n: int, seed: int) -> NDArray[np.floating]:
@@ -105,6 +116,7 @@ class TorchTiltSession:
         self._directions = self._tensor(directions)
         origin = torch.zeros((1, base.ambient), dtype=self.dtype, device=device)
         self._base_mean = self._denoise(origin, base.sigma_max, None)
+        self._check_finite(self._base_mean)
 
     def _tensor(self, values: Floats) -> torch.Tensor:
         return torch.as_tensor(values, dtype=self.dtype, device=self.device)
@@ -218,7 +230,16 @@ class TorchTiltSession:
     def means(self, coordinates: Floats, sigma: float) -> Floats:
         """⟨direction, D(m₀ + σ²θ, σ)⟩, (j, m); see `alignkit.contracts.DenoisingTiltSession`."""
         start = self._base_mean + sigma**2 * (self._tensor(coordinates) @ self._directions)
-        return self.features(self._denoise(start, sigma, None))
+        found = self._denoise(start, sigma, None)
+        self._check_finite(found)
+        return self.features(found)
+
+    def _check_finite(self, found: torch.Tensor) -> None:
+        if not bool(torch.isfinite(found).all()):
+            raise NonFiniteError(
+                f"The denoiser of {self.base.name!r} gave NaN or infinite values at its largest noise scales.",
+                ways_out=["Check it on inputs of scale σ_max, moved by σ_max²θ for a tilt θ.", "Use dtype='float64'."],
+            )
 
     def features(self, x: torch.Tensor) -> Floats:
         """⟨direction, x⟩, (n, m), float64 on the host."""

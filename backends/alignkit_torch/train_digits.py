@@ -30,15 +30,16 @@ from tqdm import tqdm
 
 from alignkit_torch.digits import SIGMA_MAX, SIGMA_MIN, DenoiseDigits
 from alignkit_torch.network import PIXELS, DigitsNetwork, PreconditionedDenoiser
-from alignkit_torch.solvers import heun, karras_schedule
+from alignkit_torch.solvers import solve_flow
+from alignkit_torch.tilt_sampler import NFE_LEARNED
 
 SHIPPED = Path(__file__).parent / "weights" / "digits.safetensors"
 # Pixels come in steps of 1/8: below the variance of that rounding a component carries no shape.
 VARIANCE_FLOOR = (1 / 8) ** 2 / 12
 # Resampled by exp⟨θ, x⟩, the pool must still hold about this many digits, or the network would learn them by heart.
 SMALLEST_EFFECTIVE_POOL = 300.0
-# Heun on 18 steps from σ = 80, the paper's habit for images, widens even a Gaussian by 5 %; on 40 by 1 %.
-DRAW_STEPS = 40
+# The tail of the pool is what strong tilts are learned from: of 49,152 digits too few were left at ‖θ‖ = 4.
+POOL = 196_608
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -291,11 +292,11 @@ def train_phase(
 
 @torch.inference_mode()
 def draw(denoise: Denoise, mean: Tensor, n: int, seed: int, chunk: int = 2048) -> Tensor:
-    """Draws (n, 8, 8) of the model: 40 Heun steps from N(mean, 80²)."""
+    """Draws (n, 8, 8) of the model from N(mean, 80²), by the solver and the evaluations that samples are drawn with."""
     generator = torch.Generator().manual_seed(seed)
-    sigmas = karras_schedule(DRAW_STEPS, SIGMA_MIN, SIGMA_MAX)
     starts = mean.reshape(8, 8) + SIGMA_MAX * torch.randn(n, 8, 8, generator=generator)
-    return torch.cat([heun(denoise, rows, sigmas) for rows in tqdm(starts.split(chunk), desc="draw", mininterval=1.0)])
+    chunks = tqdm(starts.split(chunk), desc="draw", mininterval=1.0)
+    return torch.cat([solve_flow(denoise, rows, SIGMA_MIN, SIGMA_MAX, nfe=NFE_LEARNED) for rows in chunks])
 
 
 def match_spread(pool: Tensor, denoiser: PreconditionedDenoiser, passes: int = 2) -> Tensor:
@@ -325,7 +326,7 @@ def self_consistency(
     levels: Sequence[float] = (0.5, 1.0, 2.0),
     seed: int = 0,
 ) -> list[dict[str, float | str]]:
-    """How far renoising to σ_r and denoising back (16 Heun steps) moves the law of ⟨u, x⟩, with and without a tilt.
+    """How far renoising to σ_r and denoising back moves the law of ⟨u, x⟩, with and without a tilt.
 
     Args:
         denoise: the model.
@@ -353,9 +354,8 @@ def self_consistency(
         before = draws[torch.searchsorted(weights.double().cumsum(0), points).clamp(max=n - 1)]
         for level in levels:
             noisy = before + level * torch.randn(before.shape, generator=generator)
-            sigmas = karras_schedule(16, SIGMA_MIN, level)
             model = tilted(denoise, theta) if strength else denoise
-            after = torch.cat([heun(model, part, sigmas) for part in noisy.split(2048)])
+            after = torch.cat([solve_flow(model, part, SIGMA_MIN, level, nfe=31) for part in noisy.split(2048)])
             for name, unit in units.items():
                 if tilt_name not in ("none", name):
                     continue
@@ -437,7 +437,7 @@ def quality(data: Digits, draws: Tensor, repeats: int = 20) -> dict[str, object]
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure and write the weights and their figures."""
     parser = argparse.ArgumentParser("python -m alignkit_torch.train_digits", description="Train the digits model.")
-    parser.add_argument("--steps", type=int, default=9000, help="optimizer steps of both phases together")
+    parser.add_argument("--steps", type=int, default=16_000, help="optimizer steps of both phases together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=SHIPPED, help="weights (.safetensors); figures beside (.json)")
     parser.add_argument("--consistency", action="store_true", help="also measure self-consistency (some minutes more)")
@@ -450,11 +450,11 @@ def main(arguments: list[str] | None = None) -> None:
     held_out_loss = HeldOutLoss(data.held_out)
     torch.manual_seed(options.seed)
     denoiser = gaussian_denoiser(data.train, DigitsNetwork())
-    fit_steps = max(1, options.steps * 4 // 9)
+    fit_steps = max(1, options.steps // 4)
     fit = Phase("fit the digits", fit_steps, 256, 2e-3, weight_decay=0.05, dropout=0.3, tilt=0.0)
     settle = Phase("settle on own draws", options.steps - fit_steps, 768, 1e-3, weight_decay=0.0, dropout=0.0, tilt=4.5)
     first = train_phase(denoiser, data.train, fit, held_out_loss, select=True, seed=options.seed)
-    pool = draw(DenoiseDigits(denoiser), denoiser.mean, min(49_152, 16 * options.steps), seed=options.seed)
+    pool = draw(DenoiseDigits(denoiser), denoiser.mean, min(POOL, 16 * options.steps), seed=options.seed)
     pool = match_spread(pool, denoiser)
     second = train_phase(denoiser, pool, settle, held_out_loss, select=False, seed=options.seed + 1)
 

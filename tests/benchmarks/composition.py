@@ -11,7 +11,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import sys
 import time
 import tracemalloc
 
@@ -64,8 +63,8 @@ def measure(reward: Expression) -> tuple[float, int]:
     return min(times), peak - held
 
 
-def main() -> int:
-    """Print a line for each case; 1 when a bar is missed."""
+def run() -> bool:
+    """Print a line for each case; False when a bar is missed."""
     missed = False
     print(f"{'case':30} {'seconds':>8} {'peak / A':>9} {'peak MB':>8}")
     for name, reward, size in cases():
@@ -73,8 +72,4 @@ def main() -> int:
         failed = seconds > SECONDS or peak > MEMORY * size
         missed |= failed
         print(f"{name:30} {seconds:8.3f} {peak / size:9.2f} {peak / 1e6:8.1f}{'  MISSED' if failed else ''}")
-    return int(missed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return not missed

@@ -8,14 +8,14 @@ from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator
 
 import alignkit.expressions as ak
-import alignkit_cvxpy.prox as prox
 from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import UnboundedTransportError
+from alignkit.transport.quadratic import split
+from alignkit_cvxpy import prox
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import MINORANTS, minorant
 from alignkit_cvxpy.prox import CvxpyProxSolver
 from alignkit_cvxpy.tree import build_tree
-from alignkit.transport.quadratic import split
 
 RNG = np.random.default_rng(0)
 K = 4
@@ -159,6 +159,19 @@ def test_rows_of_wildly_different_scale_share_a_block():
     assert not solution.unfinished.any()
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("name", ["norm1", "square of pos", "log_sum_exp", "dominated"])
+def test_the_units_of_the_reward_do_not_matter(name, unit):
+    f, weight = REWARDS[name]
+    points = 10.0 * RNG.standard_normal((8, K))
+    solution = CvxpyProxSolver().open(ProxProblem(unit * f, unit * weight, K, 8)).solve(points)
+    expected = CvxpyProxSolver().open(ProxProblem(f, weight, K, 8)).solve(points)
+    assert not solution.unfinished.any()
+    distance = np.linalg.norm(solution.maximiser - expected.maximiser, axis=1)
+    reach = np.sqrt(solution.gap / unit) + np.sqrt(expected.gap)
+    assert (distance <= np.sqrt(2 / (0.2 * weight)) * reach).all()
+
+
 def test_large_problems_are_built_row_by_row(monkeypatch):
     points = RNG.standard_normal((3, K))
     for name in ("norm2 of convex", "dominated"):
@@ -179,7 +192,7 @@ class Failing:
     def __init__(self, program, error) -> None:
         self.program, self.error = program, error
 
-    def solve(self, points, *, tight=True):
+    def solve(self, points, accuracy):
         return self.program._no_answer(points, self.error)
 
 
@@ -205,15 +218,32 @@ def test_rows_that_no_attempt_solves_keep_a_point_and_an_honest_gap():
     assert error[0] > 0 and solution.gap[0] >= error[0]
 
 
-def test_an_unbounded_status_is_an_error(monkeypatch):
+@pytest.mark.parametrize("status", [cp.UNBOUNDED, cp.INFEASIBLE])
+def test_a_certificate_refutes_a_solver_that_cries_unbounded(status):
     session = CvxpyProxSolver().open(problem_of("norm1", 1))
     points = RNG.standard_normal((1, K))
     session.solve(points)
-    problem = session._programs[1]._problem
-    monkeypatch.setattr(type(problem), "solve", lambda self, **options: None)
-    monkeypatch.setattr(type(problem), "status", property(lambda self: cp.UNBOUNDED))
-    with pytest.raises(UnboundedTransportError, match="unbounded"):
+    session._programs[1] = Failing(session._programs[1], status)
+    solution = session.solve(points)
+    assert solution.unfinished.all() and np.isfinite(solution.gap).all()
+    session._certified = False
+    with pytest.raises(UnboundedTransportError, match=status):
         session.solve(points)
+
+
+def test_without_a_minorant_the_solver_is_trusted_and_says_so(monkeypatch):
+    monkeypatch.delitem(MINORANTS, type(ak.norm2(w)))
+    problem = problem_of("norm2")
+    bid = CvxpyProxSolver().bid(problem)
+    assert isinstance(bid, Bid) and bid.guarantee is Guarantee.HEURISTIC
+    solution = CvxpyProxSolver().open(problem).solve(RNG.standard_normal((3, K)))
+    assert np.isinf(solution.gap).all() and not solution.unfinished.any()
+
+
+def test_without_a_lowering_it_refuses(monkeypatch):
+    monkeypatch.delitem(LOWERINGS, type(ak.norm2(w)))
+    refusal = CvxpyProxSolver().bid(problem_of("norm2"))
+    assert isinstance(refusal, Refusal) and "norm2 has no lowering" in refusal.reason
 
 
 def test_progress_counts_rows():
@@ -249,7 +279,8 @@ def test_a_bid_does_not_import_cvxpy():
         "import sys, alignkit.expressions as ak\n"
         "from alignkit.contracts import ProxProblem\n"
         "from alignkit_cvxpy.prox import CvxpyProxSolver\n"
-        "print(CvxpyProxSolver().bid(ProxProblem(-ak.norm2(ak.Variable(3)), 1.0, 3, 10)).backend, 'cvxpy' in sys.modules)"
+        "bid = CvxpyProxSolver().bid(ProxProblem(-ak.norm2(ak.Variable(3)), 1.0, 3, 10))\n"
+        "print(bid.backend, 'cvxpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["cvxpy", "False"]

@@ -164,7 +164,8 @@ def test_a_bid_does_not_import_torch():
         "import sys, alignkit.expressions as ak\n"
         "from alignkit.contracts import ProxProblem\n"
         "from alignkit_torch.prox import TorchProxSolver\n"
-        "print(TorchProxSolver().bid(ProxProblem(-ak.norm1(ak.Variable(3)), 1.0, 3, 10)).backend, 'torch' in sys.modules)"
+        "bid = TorchProxSolver().bid(ProxProblem(-ak.norm1(ak.Variable(3)), 1.0, 3, 10))\n"
+        "print(bid.backend, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["torch", "False"]
