@@ -9,6 +9,9 @@ from alignkit.estimates import Estimate
 
 __all__ = ["Calibration", "KLCertificate", "TransportCertificate"]
 
+#: The deviation of a learned sampler, in base standard deviations, that a solve still calls solved.
+TOLERATED_RESIDUAL = 0.05
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -27,6 +30,11 @@ class Calibration:
     strength: float
     sigma: float
     naive_residual: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the residual is within 0.05 base standard deviations, up to three of its standard errors."""
+        return abs(self.residual) <= TOLERATED_RESIDUAL + 3 * self.standard_error
 
     @property
     def z_score(self) -> float:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.base.law import BaseLaw
+from alignkit.base.law import BaseLaw, Progress
 from alignkit.expressions import Expression, Subspace
 
 __all__ = [
@@ -35,9 +34,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-
-#: Called as `progress(stage, done, total)` while work goes on; None keeps silent.
-Progress = Callable[[str, int, int], None] | None
 
 
 class Guarantee(enum.IntEnum):

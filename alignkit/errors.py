@@ -93,8 +93,8 @@ class StaleFitError(AlignkitError):
 class Status(enum.Enum):
     """How a solve ended; the value is the sentence shown to the user."""
 
-    SOLVED = "Solved: the certificate holds for every row."
-    INACCURATE = "Solved, but the certificate is weaker than asked for: see its details."
+    SOLVED = "Solved; the certificate says how well."
+    INACCURATE = "Solved, but not as well as asked for: see the certificate."
 
     def __str__(self) -> str:
         return self.value

@@ -151,7 +151,8 @@ class Problem:
                 sampler = registry.require(plan.backend, "tilt_sampler")()
                 fitted = fit_tilt(plan.request, sampler, engine=engine, seed=seed, progress=report)
                 certificate = fitted.moments.certify(self.closeness.weight, plan.composition.constant, plan.guarantee)
-                return Aligned(plan, certificate, Status.SOLVED, fitted)
+                fine = certificate.calibration is None or certificate.calibration.holds
+                return Aligned(plan, certificate, Status.SOLVED if fine else Status.INACCURATE, fitted)
             session = None
             if isinstance(plan.request, ProxProblem):
                 session = registry.require(plan.backend, "prox_solver")().open(plan.request)

@@ -33,7 +33,8 @@ class Manifest:
         install: the command that makes the engines available, shown when they are missing.
         tilt_sampler: path of a class that implements `alignkit.contracts.TiltSampler`.
         prox_solver: path of a class that implements `alignkit.contracts.ProxSolver`.
-        base_sampler: path of a function `(law, n, seed) → (n, *shape)` that draws from a law known by its denoiser.
+        base_sampler: path of a function `(law, n, *, seed, progress) → (n, *shape)` that draws from a law known by its
+            denoiser.
         lowering: path of a table from atoms to the engine's own expressions.
         base_laws: from the name of a base law to the path of the function that makes it.
         importer: path of a function that turns the engine's own objects into alignkit's.

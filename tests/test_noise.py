@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from alignkit.errors import ParameterError
@@ -82,9 +81,7 @@ class TestLaws:
         mass = np.array([[0.0, 1.0, 3.0, 0.0, 4.0]])
         counts = np.bincount(categorical(mass, uniform(0, self.N, 1)[:, 0]), minlength=5)
         share = mass[0] / mass.sum()
-        np.testing.assert_array_less(
-            abs(counts - self.N * share), 4.5 * np.sqrt(self.N * share * (1 - share)) + 1e-9
-        )
+        np.testing.assert_array_less(abs(counts - self.N * share), 4.5 * np.sqrt(self.N * share * (1 - share)) + 1e-9)
 
     def test_categorical_takes_a_law_per_row(self):
         mass = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])

@@ -117,9 +117,7 @@ class TestDiscovery:
             alignkit.Problem(alignkit.sum(x), alignkit.base.Gaussian([0.0, 0.0], 1.0), alignkit.KL(weight=1.0))
             print([name for name in engines if name in sys.modules])
         """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
         assert done.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
@@ -214,9 +212,7 @@ class TestWorkingPlugins:
         assert {answer.backend for answer in plan.answers} >= {"mine", "exact", "torch"}
         aligned = TILT.solve(seed=0)
         assert aligned.plan.backend == "mine"
-        np.testing.assert_array_equal(
-            aligned.sample(5, seed=1), TILT.solve(seed=0, backend="exact").sample(5, seed=1)
-        )
+        np.testing.assert_array_equal(aligned.sample(5, seed=1), TILT.solve(seed=0, backend="exact").sample(5, seed=1))
         assert TILT.solve(seed=0, backend="mine").certificate.reward_after.value == pytest.approx(2.0)
 
     def test_a_prox_solver_bids_and_solves(self, install):
@@ -269,9 +265,7 @@ def target(tmp_path_factory):
     subprocess.run([*pip, *build], check=True, capture_output=True, text=True)
     (wheel,) = folder.glob("alignkit-*.whl")
     target = folder / "target"
-    subprocess.run(
-        [*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True
-    )
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
     return target
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from alignkit import registry
-from alignkit.base.law import BaseLaw, Tail, checked_count
+from alignkit.base.law import BaseLaw, Progress, Tail, checked_count
 from alignkit.errors import ParameterError, ShapeError
 from alignkit.noise import checked_seed
 
@@ -111,6 +111,6 @@ class Denoiser(BaseLaw):
         scale = sigma.reshape((-1,) + (1,) * len(self.shape))
         return x - scale * output if self.prediction == "epsilon" else x + scale**2 * output
 
-    def sample(self, n: int, *, seed: int) -> Any:
+    def sample(self, n: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw n rows from the model with a backend's own sampler; see `BaseLaw.sample`."""
-        return registry.offered("base_sampler")(self, checked_count(n), checked_seed(seed))
+        return registry.offered("base_sampler")(self, checked_count(n), seed=checked_seed(seed), progress=progress)

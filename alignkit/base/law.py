@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import array_api_compat
@@ -12,12 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 
-__all__ = ["BaseLaw", "ExactLaw", "Tail", "checked_count", "finite_array"]
+__all__ = ["BaseLaw", "ExactLaw", "Progress", "Tail", "checked_count", "finite_array"]
 
 Floats = NDArray[np.float64]
 
 # Noise levels in standard deviations: the start N(m, σ_max²I) then has the variance of p + noise to 2·10⁻⁴.
 _FINEST, _WIDEST = 0.004, 80.0
+
+#: Called as `progress(stage, done, total)` while work goes on; None keeps silent.
+Progress = Callable[[str, int, int], None] | None
 
 #: How the density decays: "bounded" support, a variance v (like exp(−‖x‖²/2v)), or None where nothing is known.
 Tail = Literal["bounded"] | float | None
@@ -51,12 +55,13 @@ class BaseLaw(ABC):
         return math.prod(self.shape)
 
     @abstractmethod
-    def sample(self, n: int, *, seed: int) -> Any:
+    def sample(self, n: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw from p.
 
         Arguments:
             n: how many draws.
             seed: fixes them; draw i does not depend on n.
+            progress: told how far it is.
 
         Returns:
             (n, *shape), numpy.
@@ -126,7 +131,7 @@ class ExactLaw(BaseLaw):
             (rows, *shape), float64.
         """
 
-    def sample(self, n: int, *, seed: int) -> Floats:
+    def sample(self, n: int, *, seed: int, progress: Progress = None) -> Floats:
         """Draw n rows from p itself; see `BaseLaw.sample`."""
         return self.draw_tilted(np.zeros((1, self.ambient)), checked_count(n), seed=seed)
 

@@ -34,7 +34,7 @@ class FittedTransport:
 
     def sample_pairs(self, rows: int, *, seed: int, progress: Progress = None) -> tuple[Any, Any]:
         """Draw base rows and move them: (x, T(x)), each (rows, *shape), numpy."""
-        x = self.base.sample(rows, seed=seed)
+        x = self.base.sample(rows, seed=seed, progress=progress)
         return x, self.map.apply(x, progress).y
 
     def certify(
@@ -48,7 +48,7 @@ class FittedTransport:
             seed: fixes the draws.
             progress: told how far it is.
         """
-        x = self.base.sample(_CERTIFICATE_ROWS, seed=fold_seed(seed, "transport certificate"))
+        x = self.base.sample(_CERTIFICATE_ROWS, seed=fold_seed(seed, "transport certificate"), progress=progress)
         moved = self.map.apply(x, progress)
         relative = moved.relative_gap
         return TransportCertificate(

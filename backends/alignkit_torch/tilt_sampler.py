@@ -87,14 +87,14 @@ def device_named(name: str) -> torch.device:
         ) from error
 
 
-def sample_base(law: BaseLaw, n: int, seed: int) -> NDArray[np.floating]:
+def sample_base(law: BaseLaw, n: int, *, seed: int, progress: Progress = None) -> NDArray[np.floating]:
     """Draw n rows from a law by its denoiser alone: the tilt sampler at θ = 0.
 
     Returns:
         (n, *shape), numpy, in the law's dtype.
     """
     session = TorchTiltSession(law, np.zeros((1, law.ambient)), device_named("auto"))
-    return session.draw(np.zeros((1, 1)), n, seed=seed).cpu().numpy()
+    return session.draw(np.zeros((1, 1)), n, seed=seed, progress=progress).cpu().numpy()
 
 
 class TorchTiltSession:
