@@ -23,6 +23,8 @@ class Calibration:
         strength: the part of the full tilt, between 0 and 1, at which the two were compared.
         sigma: the noise scale draws are sent back to, in units of x.
         naive_residual: the same residual of the one-shot start from σ_max, which is wrong on learned denoisers.
+        drift: how far the moves on the way to the full tilt shifted the mean of ⟨θ, x⟩, summed, in base standard
+            deviations; a right denoiser leaves it where it is, also where no reweighted base draw reaches.
     """
 
     residual: float
@@ -30,11 +32,18 @@ class Calibration:
     strength: float
     sigma: float
     naive_residual: float
+    drift: Estimate = field(default=Estimate(0.0))
 
     @property
     def holds(self) -> bool:
-        """Whether the residual is within 0.05 base standard deviations, up to three of its standard errors."""
-        return abs(self.residual) <= TOLERATED_RESIDUAL + 3 * self.standard_error
+        """Whether residual and drift are within 0.05 base standard deviations, up to three of their standard errors."""
+        return all(
+            abs(deviation) <= TOLERATED_RESIDUAL + 3 * error
+            for deviation, error in (
+                (self.residual, self.standard_error),
+                (self.drift.value, self.drift.standard_error),
+            )
+        )
 
     @property
     def z_score(self) -> float:
@@ -48,7 +57,8 @@ class Calibration:
     def __str__(self) -> str:
         return (
             f"{self.residual:+.3f} ± {self.standard_error:.3f} base sd (z = {self.z_score:+.1f}) "
-            f"at {self.strength:.0%} of the tilt, σ = {self.sigma:.3g}; a naive start: {self.naive_residual:+.3f}"
+            f"at {self.strength:.0%} of the tilt, σ = {self.sigma:.3g}; a naive start: {self.naive_residual:+.3f}; "
+            f"drift to the full tilt: {self.drift.value:+.3f} ± {self.drift.standard_error:.3f}"
         )
 
 

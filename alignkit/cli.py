@@ -27,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; those of the process if None.
 
     Returns:
-        the exit code: 0, or 1 after an alignkit error, whose message goes to standard error.
+        the exit code: 0, or 1 after an alignkit or file error, whose message goes to standard error.
     """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except AlignkitError as error:
+    except (AlignkitError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    # Before the work, so that a path that cannot be written costs nothing.
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     base = ak.base.digits()
     x = ak.Variable(base.shape)
 
@@ -89,7 +91,6 @@ def _demo(options: argparse.Namespace) -> None:
         "before transport": before,
         "after transport": after,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     sample_figure(panels).savefig(options.output, dpi=150)
     print(f"Pictures: {options.output}")
 

@@ -110,7 +110,7 @@ class TestDiscovery:
         code = """
             import sys
             import alignkit
-            engines = ("torch", "jax", "ott", "cvxpy", "matplotlib", "pyomo", "numba", "diffusers", "safetensors", "sklearn")
+            engines = "torch jax ott cvxpy matplotlib pyomo numba diffusers safetensors sklearn".split()
             print([name for name in engines if name in sys.modules])
             alignkit.installed_backends()
             x = alignkit.Variable((2,))
@@ -146,7 +146,7 @@ class TestBrokenPlugins:
         assert main(["backends"]) == 0
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("aaa_broken"))
         assert "unavailable" in line and says in line
-        with pytest.raises(BackendUnavailableError, match="aaa_broken.*cannot be used: broken"):
+        with pytest.raises(BackendUnavailableError, match=r"aaa_broken.*cannot be used: broken"):
             TILT.solve(seed=0, backend="aaa_broken")
         everything_else_works()
 

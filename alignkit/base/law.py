@@ -72,7 +72,7 @@ class BaseLaw(ABC):
         """The posterior mean E[x₀ | x_σ = x], where x_σ = x₀ + σz with z standard normal.
 
         Arguments:
-            x: (n, *shape), an array of the kind the law understands.
+            x: (n, *shape), an array of the kind the sampler works in: torch tensors from the torch backend.
             sigma: (n,), the noise scale of each row, in units of x.
 
         Returns:

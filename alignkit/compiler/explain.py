@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.diagnosis import Diagnosis
-from alignkit.compiler.plan import Plan, Verdict
 from alignkit.contracts import Bid, Refusal
+
+if TYPE_CHECKING:
+    from alignkit.compiler.plan import Plan, Verdict
 
 __all__ = ["explain_plan", "explain_refusal"]
 

@@ -12,6 +12,7 @@ from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import compose
 from alignkit.compiler.diagnosis import Diagnosis, diagnose
+from alignkit.compiler.explain import explain_plan
 from alignkit.compiler.routes import ROUTES, Route
 from alignkit.contracts import Bid, Composition, Guarantee, ProxProblem, Refusal, TiltProgram
 from alignkit.errors import (
@@ -108,8 +109,6 @@ class Plan:
         return f"{self.chosen.guarantee} ({self.chosen.source}); {self.backend}: {backend.sentence}"
 
     def __str__(self) -> str:
-        from alignkit.compiler.explain import explain_plan
-
         return explain_plan(self)
 
 

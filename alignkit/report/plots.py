@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Plots:
             seed: fixes them.
 
         Returns:
-            a matplotlib figure: pictures for (h, w) and (channels, h, w), a scatter for (2,), else curves.
+            a matplotlib figure: pictures for (h, w) and (channels, h, w), a scatter for (2,), a
+            histogram for single numbers, else curves.
 
         Example:
             >>> import alignkit as ak
@@ -59,7 +61,10 @@ def sample_figure(panels: dict[str, NDArray[np.floating]], *, title: str = "") -
     from matplotlib.figure import Figure
 
     shape = next(iter(panels.values())).shape[1:]
-    pictures = len(shape) == 2 or (len(shape) == 3 and shape[0] in {1, 3})
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+        panels = {name: draws[:, 0] for name, draws in panels.items()}
+    pictures = len(shape) == 2 or (len(shape) == 3 and shape[0] == 3)
     count = max(draws.shape[0] for draws in panels.values())
     # A strip of `count` pictures is about this tall; names stand beside it.
     height = _WIDTH * 0.85 * shape[-2] / (shape[-1] * 1.125 * count) + 0.12 if pictures else 3.0
@@ -83,7 +88,9 @@ def sample_figure(panels: dict[str, NDArray[np.floating]], *, title: str = "") -
             axes.set_title(name)
             if shape == (2,):
                 axes.plot(draws[:, 0], draws[:, 1], ".", color=colour)
-                axes.set_aspect("equal", adjustable="datalim")
+                axes.set_aspect("equal", adjustable="box")
+            elif math.prod(shape) == 1:
+                axes.hist(draws.ravel(), bins="auto", color=colour)
             else:
                 axes.plot(draws.reshape(draws.shape[0], -1).T, color=colour, alpha=0.5, linewidth=0.8)
     return figure
@@ -96,9 +103,8 @@ def _colours(count: int) -> list[str]:
 def _strip(draws: NDArray[np.floating], low: float, high: float) -> NDArray[np.floating]:
     """Pictures side by side with a gap between them, (h, w) or (h, w, 3)."""
     if draws.ndim == 4:
-        draws = np.moveaxis((draws - low) / max(high - low, 1e-12), 1, -1)
+        draws = np.clip(np.moveaxis((draws - low) / max(high - low, 1e-12), 1, -1), 0.0, 1.0)
         low, high = 0.0, 1.0
-        draws = np.repeat(draws, 3, axis=-1) if draws.shape[-1] == 1 else draws
     padding = [(0, 0), (0, 0), (0, max(1, draws.shape[2] // 8)), *[(0, 0)] * (draws.ndim - 3)]
     padded = np.pad(draws, padding, constant_values=low if draws.ndim == 3 else high)
     return np.concatenate(list(padded), axis=1)

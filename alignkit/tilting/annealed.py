@@ -6,6 +6,9 @@ moderate σ and denoised under t'θ, which leaves q_{t'θ} invariant. This is se
 Jasra, "Sequential Monte Carlo samplers", J. R. Stat. Soc. B 68, 2006), its temperatures chosen by effective sample
 size.
 
+Every move is a test: it must leave the mean of ⟨θ, x⟩ where the resampled particles have it. Where it does not, the
+tilt has left what the network knows at that noise, and a gentler move is tried.
+
 Particles live on islands that resample apart, so that the spread between islands is an honest standard error: it
 holds the randomness of weights, of shared ancestors and of the moves.
 """
@@ -13,16 +16,17 @@ holds the randomness of weights, of shared ancestors and of the moves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import DenoisingTiltSession, Progress
+from alignkit.errors import ParameterError
 from alignkit.estimates import Estimate
 from alignkit.noise import categorical, fold_seed, uniform
-from alignkit.tilting.calibration import calibrate
+from alignkit.tilting.calibration import DRIFT, GENTLEST, calibrate
 from alignkit.tilting.fitted import TiltMoments
 from alignkit.tilting.weighting import effective_size, largest_step, systematic_resampling
 
@@ -35,6 +39,8 @@ _ISLANDS = 16
 _ESS_SHARE = 0.5
 # From σ = 2 a Gaussian comes out 0.3 to 0.5 % too wide after 31 evaluations; after 15 it was 1 to 2 %, at every move.
 _MOVE_NFE = 31
+# A path this long leads far beyond anything the network was trained on.
+_STAGES_MAX = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +77,29 @@ def fit_annealed(session: DenoisingTiltSession, *, seed: int, progress: Progress
         session: a sampler of the one direction θ, wanted at coordinate 1.
         seed: fixes the particles.
         progress: told how far it is, as the share of the path from 0 to θ in percent.
+
+    Raises:
+        ParameterError: the tilt is so strong that the path to it does not end.
+        NonFiniteError: the denoiser returned a NaN or an infinity.
     """
     seed = fold_seed(seed, "annealing")
     x = session.draw(np.zeros((1, 1)), _PARTICLES, seed=seed, progress=progress)
     scores = session.features(x)[:, 0]
     before = Estimate.of_mean(scores)
     calibration = calibrate(session, x, scores, seed=fold_seed(seed, "calibration"), nfe=_MOVE_NFE)
+    mover = _Mover(session, seed, float(scores.std()), GENTLEST * session.spread(x), calibration.sigma)
 
     island_log_z = np.zeros(_ISLANDS)
     ancestors = np.arange(_PARTICLES)
     strength, stage, smallest = 0.0, 0, math.inf
     while strength < 1.0:
         stage += 1
+        if stage > _STAGES_MAX:
+            raise ParameterError(
+                f"The tilt θ = g/λ is too strong for this base law: {_STAGES_MAX} stages of annealing reached "
+                f"{strength:.1%} of it.",
+                ways_out=[f"Multiply the weight λ by {1 / max(strength, 1e-9):.3g} or more.", "Scale the reward down."],
+            )
         step = largest_step(scores, _ESS_SHARE, at_most=1.0 - strength)
         increments = (step * scores).reshape(_ISLANDS, -1)
         island_log_z += np.logaddexp.reduce(increments, axis=1) - math.log(increments.shape[1])
@@ -90,24 +107,14 @@ def fit_annealed(session: DenoisingTiltSession, *, seed: int, progress: Progress
         strength = min(1.0, strength + step)
         chosen = systematic_resampling(increments, uniform(seed, _ISLANDS, 1, stage=2 * stage + 1))
         ancestors = ancestors[chosen]
-        x = session.renoise(
-            session.take(x, chosen),
-            np.full((1, 1), strength),
-            sigma=calibration.sigma,
-            nfe=_MOVE_NFE,
-            seed=seed,
-            stage=2 * stage,
-        )
-        scores = session.features(x)[:, 0]
+        x, scores = mover.move(session.take(x, chosen), scores[chosen], strength, stage=2 * stage)
         if progress is not None:
             progress("annealing", round(100 * strength), 100)
 
     island_weights = np.exp(island_log_z - np.logaddexp.reduce(island_log_z))
     # The certificate is about what `sample` returns, and that is one more move away.
-    returned = session.renoise(
-        x, np.ones((1, 1)), sigma=calibration.sigma, nfe=_MOVE_NFE, seed=seed, stage=2 * stage + 2
-    )
-    after = _over_islands(session.features(returned)[:, 0].reshape(_ISLANDS, -1).mean(axis=1), island_weights)
+    _, returned = mover.move(x, scores, 1.0, stage=2 * stage + 2)
+    after = _over_islands(returned.reshape(_ISLANDS, -1).mean(axis=1), island_weights)
     spread = float(np.var(scores))
     ess = spread / after.standard_error**2 if after.standard_error > 0 else float(_PARTICLES)
     moments = TiltMoments(
@@ -116,14 +123,50 @@ def fit_annealed(session: DenoisingTiltSession, *, seed: int, progress: Progress
         log_partition=_log_mean(island_log_z),
         ess=min(ess, float(_PARTICLES)),
         nfe_per_sample=_MOVE_NFE,
-        calibration=calibration,
+        calibration=replace(calibration, sigma=mover.sigma, drift=mover.drift),
         details={
             "annealing": f"{stage} stages of {_PARTICLES} particles, smallest ESS {smallest:.0f}",
             "ancestors": f"{np.unique(ancestors).size} base draws survive",
         },
     )
     weights = np.repeat(island_weights / (_PARTICLES // _ISLANDS), _PARTICLES // _ISLANDS)
-    return AnnealedTilt(session, x, weights, calibration.sigma, moments)
+    return AnnealedTilt(session, x, weights, mover.sigma, moments)
+
+
+class _Mover:
+    """Renoising moves whose noise scale falls when they drift.
+
+    Arguments:
+        session: a sampler of the one direction θ.
+        seed: fixes the moves.
+        unit: the base standard deviation of ⟨θ, x⟩.
+        gentlest: the least noise scale to fall to, in units of x.
+        sigma: the noise scale to begin with.
+
+    Attributes:
+        sigma: the noise scale of the next move.
+        drift: what all moves changed of the mean of ⟨θ, x⟩, in base standard deviations.
+    """
+
+    def __init__(self, session: DenoisingTiltSession, seed: int, unit: float, gentlest: float, sigma: float) -> None:
+        self.session, self.seed, self.unit, self.gentlest, self.sigma = session, seed, unit, gentlest, sigma
+        self.drift = Estimate(0.0)
+
+    def move(self, start: Any, scores: Floats, strength: float, *, stage: int) -> tuple[Any, Floats]:
+        """Move particles that follow q_{tθ}: their new places and scores."""
+        while True:
+            tilt = np.full((1, 1), strength)
+            x = self.session.renoise(start, tilt, sigma=self.sigma, nfe=_MOVE_NFE, seed=self.seed, stage=stage)
+            moved = self.session.features(x)[:, 0]
+            change = Estimate.of_mean((moved - scores).reshape(_ISLANDS, -1).mean(axis=1))
+            if abs(change.value) <= DRIFT * self.unit + 2 * change.standard_error or self.sigma <= self.gentlest:
+                unit = self.unit or 1.0
+                self.drift = Estimate(
+                    self.drift.value + change.value / unit,
+                    math.hypot(self.drift.standard_error, change.standard_error / unit),
+                )
+                return x, moved
+            self.sigma = max(self.sigma / 2, self.gentlest)
 
 
 def _over_islands(means: Floats, weights: Floats) -> Estimate:

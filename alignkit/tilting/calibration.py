@@ -13,16 +13,18 @@ from alignkit.contracts import DenoisingTiltSession
 from alignkit.noise import uniform
 from alignkit.tilting.weighting import effective_size, largest_step, systematic_resampling
 
-__all__ = ["calibrate"]
+__all__ = ["DRIFT", "GENTLEST", "calibrate"]
 
 Floats = NDArray[np.float64]
 
 # The reference keeps this share of its draws' worth: a stronger tilt would be compared with noise.
 _ESS_SHARE = 0.25
-# Noise scales of the move, in standard deviations of an entry of x, the best mixing first.
-_SCALES = (4.0, 2.0, 1.0, 0.5)
-# A move may drift by this much of a base standard deviation, beside its standard error, before a gentler one is tried.
-_DRIFT = 0.01
+#: The least noise scale of a move, in standard deviations of an entry of x.
+GENTLEST = 0.5
+# Those to try, the best mixing first.
+_SCALES = (4.0, 2.0, 1.0, GENTLEST)
+#: A move may drift by this much of a base standard deviation, beside its standard error, before a gentler one is tried.
+DRIFT = 0.01
 _NAIVE_ROWS = 1024
 
 
@@ -63,7 +65,7 @@ def calibrate(session: DenoisingTiltSession, x: Any, scores: Floats, *, seed: in
         residual = float(moved.mean()) - target
         error = float(change.std()) / math.sqrt(size)
         candidate = Calibration(residual / spread, error / spread, strength, scale * entry, naive / spread)
-        if abs(residual) <= _DRIFT * spread + 2 * error:
+        if abs(residual) <= DRIFT * spread + 2 * error:
             return candidate
         if best is None or abs(candidate.residual) < abs(best.residual):
             best = candidate

@@ -24,13 +24,13 @@ def karras_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float =
         rho: the exponent; 7 is the paper's choice.
 
     Returns:
-        steps + 1 levels, falling, the last 0.
+        steps + 1 levels, falling, the last 0; two where there is nothing between the first and the last.
 
     Example:
         >>> karras_schedule(2, 1.0, 4.0, rho=1.0)
         [4.0, 1.0, 0.0]
     """
-    if steps == 1:
+    if steps == 1 or sigma_max <= sigma_min:
         return [sigma_max, 0.0]
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     inner = [(high + i / (steps - 1) * (low - high)) ** rho for i in range(1, steps - 1)]

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignkit.base import BaseLaw, Denoiser, ExactLaw
-from alignkit.contracts import Bid, Guarantee, Progress, Refusal, TiltProgram
+from alignkit.base import BaseLaw
+from alignkit.contracts import Bid, Guarantee, Progress, TiltProgram
 from alignkit.errors import NonFiniteError, ParameterError
 from alignkit.noise import normal
 from alignkit_torch.solvers import solve_flow
@@ -48,17 +48,13 @@ class TorchTiltSampler:
         self.nfe = nfe
         self.solver = solver
 
-    def bid(self, program: TiltProgram) -> Bid | Refusal:
-        """Offer to sample any law with a denoiser; see `alignkit.contracts.TiltSampler`."""
+    def bid(self, program: TiltProgram) -> Bid:
+        """Offer to sample any law, since each has a denoiser; see `alignkit.contracts.TiltSampler`."""
         base = program.base
-        if not isinstance(base, Denoiser | ExactLaw):
-            return Refusal(
-                "torch", f"{base.name!r} is a {type(base).__name__}, whose denoiser may not understand torch."
-            )
         guarantee = Guarantee.CONSISTENT if base.exact else Guarantee.CALIBRATED
         start = "one-shot start" if base.exact else "staged, renoised start"
         nfe = _evaluations(base, self.nfe)
-        method = f"{self.solver} on the tilted denoiser, {start}, {nfe} NFE"
+        method = f"{self.solver} on the tilted denoiser, {start}, {nfe} NFE from σ_max"
         return Bid("torch", method, guarantee, program.rows * nfe * _SECONDS_PER_EVALUATION)
 
     def open(self, program: TiltProgram) -> TorchTiltSession:
@@ -114,6 +110,7 @@ class TorchTiltSession:
         self.nfe_per_draw = _evaluations(base, nfe)
         self._solver = solver
         self._directions = self._tensor(directions)
+        self._centres: dict[bytes, torch.Tensor] = {}
         origin = torch.zeros((1, base.ambient), dtype=self.dtype, device=device)
         self._base_mean = self._denoise(origin, base.sigma_max, None)
         self._check_finite(self._base_mean)
@@ -190,7 +187,7 @@ class TorchTiltSession:
 
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
             theta = self._tilts(part)
-            centre = self._tilted_mean(theta, self.base.sigma_max)
+            centre = self._centre(part, theta)
             noise = self._noise(stop - start, seed, stage, first_row + start)
             return self._solve(
                 theta, torch.add(centre, noise, alpha=self.base.sigma_max), self.base.sigma_max, self.nfe_per_draw
@@ -198,11 +195,19 @@ class TorchTiltSession:
 
         return self._by_chunks(work, coordinates, rows, progress)
 
-    def _tilted_mean(self, theta: torch.Tensor | None, sigma: float) -> torch.Tensor:
+    def _centre(self, coordinates: Floats, theta: torch.Tensor | None) -> torch.Tensor:
+        """The tilted means at σ_max, iterated twice; that of a tilt all rows share is kept for later draws."""
         if theta is None:
             return self._base_mean
-        first = self._denoise(self._base_mean + sigma**2 * theta, sigma, None)
-        return self._denoise(first + sigma**2 * theta, sigma, None)
+        key = coordinates.tobytes()
+        if key in self._centres:
+            return self._centres[key]
+        shift = self.base.sigma_max**2 * theta
+        first = self._denoise(self._base_mean + shift, self.base.sigma_max, None)
+        centre = self._denoise(first + shift, self.base.sigma_max, None)
+        if coordinates.shape[0] == 1:
+            self._centres[key] = centre
+        return centre
 
     @torch.no_grad()
     def renoise(
@@ -219,6 +224,8 @@ class TorchTiltSession:
     ) -> torch.Tensor:
         """Add noise and denoise under the tilt; see `alignkit.contracts.DenoisingTiltSession`."""
         flat = x.reshape(x.shape[0], -1)
+        # A law without spread asks for no noise at all, at which no denoiser is defined.
+        sigma = max(sigma, self.base.sigma_min)
 
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
             noise = self._noise(stop - start, seed, stage, first_row + start)

@@ -13,8 +13,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from alignkit_torch.digits import SHAPE, SIGMA_MAX, SIGMA_MIN, DenoiseDigits, load_denoiser
-from alignkit_torch.train_digits import draw, load_digits, main, self_consistency
+from alignkit_torch.digits import SHAPE, SIGMA_MAX, SIGMA_MIN, DenoiseDigits, digits, load_denoiser
+from alignkit_torch.digits_data import load_digits
+from alignkit_torch.digits_figures import self_consistency
+from alignkit_torch.train_digits import draw, main
 
 WEIGHTS = Path(str(resources.files("alignkit_torch"))) / "weights" / "digits.safetensors"
 DRAWS = 400
@@ -160,9 +162,6 @@ class TestDraws:
 
 
 def test_base_law_is_declared_as_it_is():
-    pytest.importorskip("alignkit.base")
-    from alignkit_torch.digits import digits
-
     law = digits()
     assert law.shape == SHAPE
     assert (law.sigma_min, law.sigma_max) == (SIGMA_MIN, SIGMA_MAX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -85,7 +86,7 @@ class TestSchedule:
         levels = karras_schedule(steps, low, low * ratio, rho)
         assert len(levels) == steps + 1 and levels[-1] == 0.0
         assert levels[0] == low * ratio and levels[-2] == low
-        assert all(now > after for now, after in zip(levels[:-1], levels[1:], strict=True))
+        assert all(now > after for now, after in itertools.pairwise(levels))
 
     def test_karras_formula(self):
         levels = karras_schedule(5, 0.002, 80.0)

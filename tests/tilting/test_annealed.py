@@ -1,0 +1,211 @@
+"""The annealed engine: against exact tilts where the denoiser is right, and found out where it is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import alignkit as ak
+from alignkit.contracts import TiltProgram
+from alignkit.errors import NonFiniteError, Status
+from alignkit.tilting.annealed import fit_annealed
+from alignkit.tilting.calibration import calibrate
+from alignkit_torch.tilt_sampler import TorchTiltSampler
+
+MIXTURE = ak.base.GaussianMixture(np.full(8, 1 / 8), np.random.default_rng(0).normal(size=(8, 16)) * 2, 0.25)
+SMALL = ak.base.GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [2.0, 1.0]], [0.25, 1.0])
+GAUSSIAN = ak.base.Gaussian(np.zeros(16), 1.0)
+ONE = np.ones((1, 1))
+UNIT = np.full(16, 0.25)
+
+
+def learned(law, **options):
+    """A law known through its denoiser, without the promise that it is exact."""
+    denoise = law if callable(law) else law.denoise
+    shape = (16,) if callable(law) else law.shape
+    return ak.base.Denoiser(denoise, shape, sigma_min=0.002, sigma_max=80.0, **options)
+
+
+def open_session(base, theta):
+    return TorchTiltSampler().open(TiltProgram(base, np.atleast_2d(theta), ONE, 1000))
+
+
+def fit(base, theta, seed=0):
+    return fit_annealed(open_session(base, theta), seed=seed)
+
+
+def ignoring(limit):
+    """The denoiser of N(0, I) that takes no notice of inputs outside the typical set, as networks do."""
+
+    def denoise(x, sigma):
+        width = torch.sqrt(1 + sigma[:, None] ** 2)
+        length = torch.linalg.vector_norm(x / width, dim=1, keepdim=True)
+        return torch.where(length < limit * math.sqrt(x.shape[1]), x / width**2, 0 * x)
+
+    return denoise
+
+
+class TestAgainstExactTilts:
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    @pytest.mark.parametrize(
+        ("law", "theta"),
+        [(SMALL, [0.8, -0.4]), (SMALL, [-3.0, 1.0]), (MIXTURE, 2 * UNIT), (GAUSSIAN, 3 * UNIT)],
+        ids=["gentle", "to the other mode", "16-d mixture", "Gaussian"],
+    )
+    def test_log_z_and_the_mean_are_within_four_errors(self, law, theta, seed):
+        theta = np.asarray(theta)
+        moments = fit(learned(law, dtype="float64"), theta, seed).moments
+        spread = math.sqrt(theta @ law.covariance @ theta)
+        for found, truth in (
+            (moments.before, theta @ law.mean),
+            (moments.log_partition, law.log_partition(theta)[0]),
+            (moments.after, theta @ law.tilt(theta).mean),
+        ):
+            # The solver's own error, a hundredth of a base standard deviation, is not statistical.
+            assert abs(found.value - truth) < 4 * found.standard_error + 0.01 * spread
+            assert 0 < found.standard_error < 0.15 * spread
+
+    def test_errors_are_neither_too_small_nor_too_large(self):
+        theta = np.array([0.8, -0.4])
+        fits = [fit(learned(SMALL, dtype="float64"), theta, seed).moments for seed in range(12)]
+        for name, truth in (
+            ("log_partition", SMALL.log_partition(theta)[0]),
+            ("after", theta @ SMALL.tilt(theta).mean),
+        ):
+            scores = [(getattr(m, name).value - truth) / getattr(m, name).standard_error for m in fits]
+            # Mean squares of 12 scores with errors on 16 islands.
+            assert 0.2 < np.mean(np.square(scores)) < 3.0
+
+    def test_draws_follow_the_tilted_law(self):
+        theta, n = np.array([0.8, -0.4]), 8000
+        fitted = fit(learned(SMALL, dtype="float64"), theta)
+        scores = fitted.session.features(fitted.sample(n, seed=1))[:, 0]
+        truth = SMALL.tilt(theta)
+        sd = math.sqrt(theta @ truth.covariance @ theta)
+        error = math.hypot(fitted.moments.after.standard_error, sd / math.sqrt(n))
+        assert abs(scores.mean() - theta @ truth.mean) < 4.5 * error + 0.01 * sd
+        assert abs(scores.std() / sd - 1) < 0.05
+
+    def test_a_zero_tilt_is_the_base(self):
+        moments = fit(learned(SMALL), np.zeros(2)).moments
+        assert moments.log_partition.value == pytest.approx(0, abs=1e-12) and moments.after.value == 0.0
+        assert moments.calibration.holds and moments.calibration.z_score == 0
+
+
+class TestSamples:
+    FITTED = fit(learned(SMALL), [0.8, -0.4])
+
+    def test_the_same_seed_gives_the_same_fit_and_draws(self):
+        again = fit(learned(SMALL), [0.8, -0.4])
+        assert again.moments.after == self.FITTED.moments.after
+        assert torch.equal(again.sample(9, seed=3), self.FITTED.sample(9, seed=3))
+
+    def test_another_seed_gives_another_fit(self):
+        assert fit(learned(SMALL), [0.8, -0.4], seed=1).moments.after != self.FITTED.moments.after
+
+    def test_draw_i_does_not_depend_on_n(self):
+        np.testing.assert_allclose(self.FITTED.sample(40, seed=3)[:5], self.FITTED.sample(5, seed=3), atol=1e-5)
+
+    def test_draws_are_more_than_the_particles(self):
+        """A draw is a particle moved afresh, so two of one particle differ."""
+        draws = self.FITTED.sample(9000, seed=0).numpy()
+        assert np.unique(draws, axis=0).shape[0] == 9000
+
+    def test_the_particles_weights_sum_to_one(self):
+        assert self.FITTED.weights.sum() == pytest.approx(1) and (self.FITTED.weights > 0).all()
+        assert len(self.FITTED.weights) == len(self.FITTED.particles)
+
+
+class TestMoments:
+    def test_fields(self):
+        moments = fit(learned(MIXTURE), 3 * UNIT).moments
+        assert 100 < moments.ess <= 4096
+        assert moments.nfe_per_sample == 31
+        calibration = moments.calibration
+        assert 0 < calibration.strength < 1 and calibration.sigma > 0 and calibration.standard_error > 0
+        assert {"annealing", "ancestors"} <= moments.details.keys()
+        assert "stages of 4096 particles" in moments.details["annealing"]
+
+    def test_stronger_tilts_take_more_stages(self):
+        def stages(strength):
+            return int(fit(learned(GAUSSIAN), strength * UNIT).moments.details["annealing"].split()[0])
+
+        assert stages(0.5) == 1
+        assert stages(1.0) <= stages(3.0) < stages(6.0)
+
+    def test_progress_reaches_the_whole_tilt(self):
+        told = []
+        fit_annealed(open_session(learned(SMALL), [3.0, 0.0]), seed=0, progress=lambda *report: told.append(report))
+        annealing = [done for stage, done, total in told if stage == "annealing" and total == 100]
+        assert annealing == sorted(annealing) and annealing[-1] == 100
+
+
+class TestCalibration:
+    """The check must pass where the denoiser is right, and fail where it is wrong."""
+
+    def calibrated(self, base, theta, seed=0):
+        session = open_session(base, theta)
+        x = session.draw(np.zeros((1, 1)), 4096, seed=seed)
+        return calibrate(session, x, session.features(x)[:, 0], seed=seed, nfe=31)
+
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_right_denoisers_pass_and_keep_the_boldest_move(self, seed):
+        found = self.calibrated(learned(GAUSSIAN), 2 * UNIT, seed)
+        assert found.holds and abs(found.z_score) < 4
+        assert found.sigma == pytest.approx(4.0, rel=0.05)
+        # The one-shot start is right there, too.
+        assert abs(found.naive_residual) < 0.15
+
+    @pytest.mark.parametrize("limit", [1.5, 2.0])
+    def test_networks_that_ignore_moved_inputs_show_in_the_naive_start(self, limit):
+        found = self.calibrated(learned(ignoring(limit)), 2 * UNIT)
+        assert found.naive_residual < -0.15
+
+    def test_a_gentler_move_is_chosen_where_the_bold_one_is_wrong(self):
+        found = self.calibrated(learned(ignoring(1.4)), 2 * UNIT)
+        assert found.sigma < 3.0 and found.holds
+
+    def test_denoisers_that_contradict_their_own_draws_are_found_out(self):
+        """Half the pull of the tilt: no noise scale is gentle enough."""
+
+        def halved(x, sigma):
+            shift = x @ torch.full((16, 1), 0.25) * 0.25
+            return GAUSSIAN.denoise(x - 0.5 * shift, sigma)
+
+        found = self.calibrated(learned(halved), 2 * UNIT)
+        assert not found.holds and abs(found.z_score) > 5
+
+    def test_what_breaks_beyond_the_reach_of_reweighting_is_found_on_the_way(self):
+        """At a third of the tilt all is well; at the whole of it the network is lost."""
+        x = ak.Variable((16,))
+        base = learned(ignoring(2.0))
+        aligned = ak.Problem(ak.inner(4 * UNIT, x), base, ak.KL(weight=1.0)).solve(seed=0)
+        calibration = aligned.certificate.calibration
+        assert calibration.strength < 0.4 and abs(calibration.residual) < 0.05 + 3 * calibration.standard_error
+        assert aligned.status is Status.INACCURATE
+        assert abs(calibration.drift.value) > 3 * calibration.drift.standard_error
+        assert f"{calibration.drift.value:+.3f}" in str(aligned.certificate)
+
+    def test_moves_get_gentler_on_the_way(self):
+        gentle, strong = (fit(learned(ignoring(2.0)), strength * UNIT).moments for strength in (0.5, 4.0))
+        assert strong.calibration.sigma < 0.5 * gentle.calibration.sigma
+        # With the bold move all along, the mean reached 10.8 of 16.
+        assert strong.after.value > 13.5
+
+    def test_a_law_without_spread_needs_no_calibration(self):
+        constant = learned(lambda x, sigma: torch.ones_like(x))
+        moments = fit(constant, UNIT).moments
+        assert moments.after.value == pytest.approx(4.0) and moments.log_partition.value == pytest.approx(4.0)
+        assert moments.calibration.holds
+
+
+def test_networks_that_return_nan_under_a_tilt():
+    def denoise(x, sigma):
+        far = torch.linalg.vector_norm(x, dim=1, keepdim=True) / torch.sqrt(1 + sigma[:, None] ** 2) > 7
+        return torch.where(far, math.nan, GAUSSIAN.denoise(x, sigma))
+
+    with pytest.raises(NonFiniteError, match="NaN"):
+        fit(learned(denoise), 6 * UNIT)
