@@ -142,6 +142,10 @@ class Problem:
         plan = self.compile(backend=backend, device=device, tolerance=tolerance)
         if isinstance(plan.request, TiltProgram):
             choose_engine(plan.request, engine)
+            if tolerance is not None:
+                raise ParameterError(
+                    "tolerance= is a relative gap, which only Wasserstein closeness has.", ways_out=["Leave it out."]
+                )
         elif engine != "auto":
             raise ParameterError(f"engine={engine!r} is a choice under KL closeness alone.", ways_out=["Leave it out."])
         if verbose:

@@ -241,6 +241,19 @@ class TestExplain:
             "IntractableError" in text and "Ways out" in text and "ak.Wasserstein" in text and "k = 1 of d = 2" in text
         )
 
+    def test_every_route_of_the_closeness_stands_in_the_explanation(self):
+        concave = ak.Problem(-ak.norm1(X), LAWS["mixture"], ak.Wasserstein(weight=1.0))
+        lines = [line for line in concave.explain().splitlines() if "proximal transport " in line]
+        assert [line.split()[-1] for line in lines] == ["taken", "possible"]
+        assert "each row up to its gap" in concave.compile().guarantee
+
+    def test_a_lipschitz_reward_is_recognised_and_refused_by_each_backend(self):
+        problem = ak.Problem(ak.norm1(X), LAWS["mixture"], ak.Wasserstein(weight=1.0))
+        with pytest.raises(BackendRefusedError, match="Lipschitz proximal transport.*cvxpy.*torch"):
+            problem.compile()
+        steep = ak.Problem(ak.square(ak.norm1(X)), LAWS["mixture"], ak.Wasserstein(weight=1.0)).explain()
+        assert "no Lipschitz constant of f is known" in steep
+
     def test_explaining_is_printing_the_plan(self):
         problem = ak.Problem(REWARD, LAWS["mixture"], ak.KL(weight=1.0))
         assert problem.explain() == str(problem.compile())
@@ -386,6 +399,9 @@ class TestBadInput:
     @pytest.mark.parametrize("tolerance", [0.0, -1e-6, 1.0, math.nan])
     def test_tolerances(self, tolerance):
         self.fails(ParameterError, "tolerance", -ak.norm1(X), ak.Wasserstein(weight=1.0), tolerance=tolerance)
+
+    def test_a_tolerance_under_kl(self):
+        self.fails(ParameterError, "only Wasserstein", REWARD, ak.KL(weight=1.0), tolerance=1e-3)
 
     def test_devices(self):
         self.fails(ParameterError, "device 'abacus'", REWARD, ak.KL(weight=1.0), device="abacus")
