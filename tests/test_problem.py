@@ -249,7 +249,7 @@ class TestExplain:
 
     def test_a_lipschitz_reward_is_recognised_and_refused_by_each_backend(self):
         problem = ak.Problem(ak.norm1(X), LAWS["mixture"], ak.Wasserstein(weight=1.0))
-        with pytest.raises(BackendRefusedError, match="Lipschitz proximal transport.*cvxpy.*torch"):
+        with pytest.raises(BackendRefusedError, match=r"Lipschitz proximal transport.*cvxpy.*torch"):
             problem.compile()
         steep = ak.Problem(ak.square(ak.norm1(X)), LAWS["mixture"], ak.Wasserstein(weight=1.0)).explain()
         assert "no Lipschitz constant of f is known" in steep

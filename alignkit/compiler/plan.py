@@ -52,7 +52,7 @@ class Plan:
         base: the base law p.
         diagnosis: the reward as the compiler sees it.
         verdicts: every route of the closeness, taken or not, with the reason.
-        route: the one taken.
+        chosen: the route taken.
         answers: every backend's bid or refusal, the best bid first.
         bid: the one accepted; None when the reduction leaves nothing for a backend to do.
         request: what the backend is asked; None as for the bid.

@@ -74,8 +74,8 @@ def digits() -> Denoiser:
     Images are 8×8, ink 1 and paper −1 (pixel counts 0 … 16 as x/8 − 1). The data are the 1,797 test digits of the UCI
     "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak, 1998, https://doi.org/10.24432/C50P49, CC BY
     4.0) as scikit-learn ships them; 360 of them, stratified by class, were never trained on. The network is an
-    EDM-preconditioned residual MLP (Karras et al., 2022, arXiv 2206.00364); training it again takes a quarter of an hour of
-    one CPU core: `python -m alignkit_torch.train_digits`.
+    EDM-preconditioned residual MLP (Karras et al., 2022, arXiv 2206.00364); training it again takes a quarter of an
+    hour of one CPU core: `python -m alignkit_torch.train_digits`.
 
     Measured (`weights/digits.json` has the rest): draws are 0.069 ± 0.004 in sliced-W2 from the held-out digits, where
     as many training digits are 0.061 ± 0.004; their median distance to the nearest training digit is 2.10, that of
