@@ -16,6 +16,7 @@ MODULES = sorted(
     module.name
     for package in (alignkit, alignkit_cvxpy, alignkit_torch)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    if not module.name.endswith("__main__")
 )
 
 
