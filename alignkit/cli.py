@@ -77,13 +77,9 @@ def _demo(options: argparse.Namespace) -> None:
     moved = ak.Problem(-asymmetry, base, ak.Wasserstein(weight=2.0)).solve(seed=options.seed, verbose=True)
     print(f"\n{moved}\n")
 
-    before, after = moved.sample(_SHOWN, seed=options.seed + 1, return_base=True)
-    panels = {
-        "base model": base.sample(_SHOWN, seed=options.seed + 1),
-        "KL aligned": tilted.sample(_SHOWN, seed=options.seed + 1),
-        "before transport": before,
-        "after transport": after,
-    }
+    drawn, transported = moved.sample(_SHOWN, seed=options.seed + 1, return_base=True)
+    aligned = tilted.sample(_SHOWN, seed=options.seed + 1)
+    panels = {"base model": drawn, "transported": transported, "KL aligned": aligned}
     sample_figure(panels).savefig(options.output, dpi=150)
     print(f"Pictures: {options.output}")
 

@@ -80,10 +80,6 @@ def test_constant_pictures_are_drawn():
     pixels(sample_figure({"x": np.zeros((3, 3, 4, 4))}))
 
 
-def test_a_title_stands_above():
-    assert sample_figure({"x": draws((2,))}, title="Digits").get_suptitle() == "Digits"
-
-
 @pytest.mark.parametrize("closeness", [ak.KL(weight=1.0), ak.Wasserstein(weight=1.0)], ids=["KL", "Wasserstein"])
 def test_results_plot_before_and_after(closeness):
     x = ak.Variable((2,))

@@ -48,12 +48,11 @@ class Plots:
         return sample_figure({"before": before, "after": after})
 
 
-def sample_figure(panels: dict[str, NDArray[np.floating]], *, title: str = "") -> Any:
+def sample_figure(panels: dict[str, NDArray[np.floating]]) -> Any:
     """One figure of several batches of draws under their names.
 
     Arguments:
         panels: from a panel's name to its draws, (n, *shape), all of one shape.
-        title: above all.
 
     Returns:
         a matplotlib figure, not registered with pyplot.
@@ -68,9 +67,7 @@ def sample_figure(panels: dict[str, NDArray[np.floating]], *, title: str = "") -
     count = max(draws.shape[0] for draws in panels.values())
     # A strip of `count` pictures is about this tall; names stand beside it.
     height = _WIDTH * 0.85 * shape[-2] / (shape[-1] * 1.125 * count) + 0.12 if pictures else 3.0
-    figure = Figure(figsize=(_WIDTH, height * len(panels) + (0.4 if title else 0.0)), layout="constrained")
-    if title:
-        figure.suptitle(title)
+    figure = Figure(figsize=(_WIDTH, height * len(panels)), layout="constrained")
     # The first panel sets the range of greys: an edit may leave it, and must not fade the others.
     first = next(iter(panels.values()))
     low, high = float(first.min()), float(first.max())

@@ -64,11 +64,12 @@ class TorchProxSolver:
         Raises:
             ValueError: the problem is one that `bid` refuses.
         """
-        from alignkit_torch.prox_closed import QuadraticProx, SeparableProx, choose_device
+        from alignkit_torch.devices import float64_device
+        from alignkit_torch.prox_closed import QuadraticProx, SeparableProx
 
         parts = split(problem.nonlinear)
         form = _closed_form(parts, problem.weight)
-        device = choose_device(problem.device)
+        device = float64_device(problem.device)
         if isinstance(form, Inseparable):
             raise ValueError(f"The torch backend refuses this problem: {form.reason}.")
         if isinstance(form, Separable):

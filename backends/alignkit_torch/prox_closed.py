@@ -7,6 +7,7 @@ theorem 2.1.10, with the inequality turned to concave functions).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,14 @@ from alignkit.contracts import Floats, Progress, ProxSolution
 from alignkit.transport.quadratic import Quadratic
 from alignkit.transport.separable import Separable
 
-__all__ = ["QuadraticProx", "SeparableProx", "choose_device"]
+__all__ = ["QuadraticProx", "SeparableProx"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Entries of v worked on at a time (8 MB), which keeps every temporary in a CPU's cache and a GPU's memory.
 _CHUNK_ENTRIES = {"cpu": 2**15, "cuda": 2**24}
 
 
-def choose_device(device: str) -> torch.device:
-    """The torch device of a problem: "auto" prefers CUDA, and devices without float64 (mps) give way to the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
-    return torch.device("cpu") if chosen.type == "mps" else chosen
-
-
-class _ClosedForm:
+class _ClosedForm(ABC):
     """What both closed forms share: chunks, the trip to the device, and the rows that rounding spoilt."""
 
     def __init__(self, dimension: int, device: torch.device) -> None:
@@ -56,8 +49,8 @@ class _ClosedForm:
                     progress("torch", last, count)
         return ProxSolution(maximiser, gap, ~np.isfinite(gap))
 
-    def _solve_chunk(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _solve_chunk(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.tensor(array, device=self.device)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from alignkit.base import BaseLaw
 from alignkit.contracts import Bid, Guarantee, Progress, TiltProgram
-from alignkit.errors import NonFiniteError, ParameterError
+from alignkit.errors import NonFiniteError
 from alignkit.noise import normal
+from alignkit_torch.devices import device_named
 from alignkit_torch.solvers import solve_flow
 
 __all__ = ["NFE_LEARNED", "TorchTiltSampler", "TorchTiltSession", "sample_base"]
@@ -64,23 +65,6 @@ class TorchTiltSampler:
 
 def _evaluations(base: BaseLaw, nfe: int | None) -> int:
     return nfe if nfe is not None else _NFE_EXACT if base.exact else NFE_LEARNED
-
-
-def device_named(name: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where present, else the CPU.
-
-    Raises:
-        ParameterError: torch does not know the device, or cannot use it here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    # A torch built without CUDA raises AssertionError.
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ParameterError(
-            f"torch cannot use the device {name!r}: {error}", ways_out=["Use device='auto' or device='cpu'."]
-        ) from error
 
 
 def sample_base(law: BaseLaw, n: int, *, seed: int, progress: Progress = None) -> NDArray[np.floating]:

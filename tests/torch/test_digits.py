@@ -62,9 +62,8 @@ class TestFiles:
             asked = subprocess.run(
                 ["git", "check-ignore", "--quiet", path.name], cwd=path.parent, check=False, capture_output=True
             )
-            if asked.returncode == 128:
-                pytest.skip("not a git checkout")
-            assert asked.returncode == 1
+            # 1 is "not ignored", 128 "no checkout", as in an unpacked source distribution.
+            assert asked.returncode in {1, 128}
 
 
 class TestDenoiser:
