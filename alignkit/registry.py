@@ -78,21 +78,37 @@ def installed_backends() -> tuple[BackendStatus, ...]:
     """Every backend that is registered, in order of name, without importing an engine.
 
     Returns:
-        a status each; a plug-in that fails to load is reported there and breaks nothing.
+        a status each; a plug-in that fails to load, or whose name is taken, is reported there and breaks nothing.
 
     Example:
         >>> "exact" in [status.name for status in installed_backends()]
         True
     """
-    # A fifth of the time of `import alignkit` would go into this module.
+    # Imported here, or a fifth of the time of `import alignkit` would go into it.
     from importlib.metadata import entry_points
 
-    found = entry_points(group=GROUP)
-    return tuple(_status(entry) for entry in sorted(found, key=lambda entry: entry.name))
+    statuses: list[BackendStatus] = []
+    # alignkit's own come first under a name, so that nobody takes their place unnoticed.
+    for entry in sorted(entry_points(group=GROUP), key=lambda one: (one.name, not _is_own(_distribution(one)))):
+        holder = next((status for status in statuses if status.name == entry.name), None)
+        if holder is None:
+            statuses.append(_status(entry))
+        else:
+            reason = f"the name {entry.name!r} is taken by {holder.distribution}"
+            statuses.append(BackendStatus(entry.name, _distribution(entry), None, False, reason))
+    return tuple(statuses)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown distribution"
+
+
+def _is_own(distribution: str) -> bool:
+    return distribution.startswith("alignkit ")
 
 
 def _status(entry: EntryPoint) -> BackendStatus:
-    distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown distribution"
+    distribution = _distribution(entry)
     try:
         manifest = entry.load()
         if not isinstance(manifest, Manifest):
@@ -144,9 +160,10 @@ def require(name: str, capability: str) -> Any:
     Raises:
         BackendUnavailableError: the backend is unknown, not installed, broken, or does not offer the capability.
     """
-    statuses = {status.name: status for status in installed_backends()}
+    # The first under a name holds it.
+    statuses = {status.name: status for status in reversed(installed_backends())}
     if name not in statuses:
-        known = ", ".join(statuses) or "none"
+        known = ", ".join(sorted(statuses)) or "none"
         raise BackendUnavailableError(
             f"There is no backend {name!r}; registered: {known}.",
             ways_out=[
@@ -194,7 +211,7 @@ def base_law(name: str) -> Any:
 
 def _first(what: str, path_of: Callable[[Manifest], str | None]) -> Any:
     reasons = []
-    for status in installed_backends():
+    for status in sorted(installed_backends(), key=lambda one: not _is_own(one.distribution)):
         path = path_of(status.manifest) if status.manifest is not None else None
         if path is not None:
             if status.available:

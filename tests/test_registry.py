@@ -257,6 +257,29 @@ class TestErrors:
             registry.base_law("unicorns")
 
 
+class TestNames:
+    def test_a_plug_in_cannot_take_a_shipped_backends_place(self, install, capsys):
+        install("torch", 'raise RuntimeError("must never be imported")')
+        first, second = (status for status in ak.installed_backends() if status.name == "torch")
+        assert first.available and first.distribution.startswith("alignkit ")
+        assert not second.available and "taken by alignkit" in second.reason
+        everything_else_works()
+        assert main(["backends"]) == 0
+        assert "taken by alignkit" in capsys.readouterr().out
+
+    def test_a_shipped_base_law_is_the_shipped_one(self, install):
+        install(
+            "aaa",
+            """
+            from alignkit.registry import Manifest
+            manifest = Manifest(name="aaa", base_laws={"digits": "MODULE:digits"})
+            def digits():
+                raise RuntimeError("must never be called")
+            """,
+        )
+        assert ak.base.digits().shape == (8, 8)
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
