@@ -30,12 +30,15 @@ from alignkit.tilting.calibration import DRIFT, GENTLEST, calibrate
 from alignkit.tilting.fitted import TiltMoments
 from alignkit.tilting.weighting import effective_size, largest_step, systematic_resampling
 
-__all__ = ["AnnealedTilt", "fit_annealed"]
+__all__ = ["AnnealedTilt", "fit_annealed", "particle_count"]
 
 Floats = NDArray[np.float64]
 
-_PARTICLES = 4096
+_PARTICLES_MAX = 4096
 _ISLANDS = 16
+# Particles of very large draws are fewer, so that they fit in memory (1 GiB of float32), but never fewer than these.
+_PARTICLE_ENTRIES = 1 << 28
+_PARTICLES_MIN = 256
 _ESS_SHARE = 0.5
 # From σ = 2 a Gaussian comes out 0.3 to 0.5 % too wide after 31 evaluations; after 15 it was 1 to 2 %, at every move.
 _MOVE_NFE = 31
@@ -70,12 +73,26 @@ class AnnealedTilt:
         )
 
 
-def fit_annealed(session: DenoisingTiltSession, *, seed: int, progress: Progress = None) -> AnnealedTilt:
+def particle_count(ambient: int) -> int:
+    """How many particles are carried when a draw has `ambient` entries; a multiple of the number of islands.
+
+    Example:
+        >>> particle_count(64), particle_count(3 * 512 * 512)
+        (4096, 336)
+    """
+    fitting = _PARTICLE_ENTRIES // ambient // _ISLANDS * _ISLANDS
+    return min(_PARTICLES_MAX, max(_PARTICLES_MIN, fitting))
+
+
+def fit_annealed(
+    session: DenoisingTiltSession, *, seed: int, particles: int = _PARTICLES_MAX, progress: Progress = None
+) -> AnnealedTilt:
     """Fit one tilt by annealing.
 
     Arguments:
         session: a sampler of the one direction θ, wanted at coordinate 1.
         seed: fixes the particles.
+        particles: how many, a multiple of 16; see `particle_count`.
         progress: told how far it is, as the share of the path from 0 to θ in percent.
 
     Raises:
@@ -83,14 +100,14 @@ def fit_annealed(session: DenoisingTiltSession, *, seed: int, progress: Progress
         NonFiniteError: the denoiser returned a NaN or an infinity.
     """
     seed = fold_seed(seed, "annealing")
-    x = session.draw(np.zeros((1, 1)), _PARTICLES, seed=seed, progress=progress)
+    x = session.draw(np.zeros((1, 1)), particles, seed=seed, progress=progress)
     scores = session.features(x)[:, 0]
     before = Estimate.of_mean(scores)
     calibration = calibrate(session, x, scores, seed=fold_seed(seed, "calibration"), nfe=_MOVE_NFE)
     mover = _Mover(session, seed, float(scores.std()), GENTLEST * session.spread(x), calibration.sigma)
 
     island_log_z = np.zeros(_ISLANDS)
-    ancestors = np.arange(_PARTICLES)
+    ancestors = np.arange(particles)
     strength, stage, smallest = 0.0, 0, math.inf
     while strength < 1.0:
         stage += 1
@@ -116,20 +133,20 @@ def fit_annealed(session: DenoisingTiltSession, *, seed: int, progress: Progress
     _, returned = mover.move(x, scores, 1.0, stage=2 * stage + 2)
     after = _over_islands(returned.reshape(_ISLANDS, -1).mean(axis=1), island_weights)
     spread = float(np.var(scores))
-    ess = spread / after.standard_error**2 if after.standard_error > 0 else float(_PARTICLES)
+    ess = spread / after.standard_error**2 if after.standard_error > 0 else float(particles)
     moments = TiltMoments(
         before=before,
         after=after,
         log_partition=_log_mean(island_log_z),
-        ess=min(ess, float(_PARTICLES)),
+        ess=min(ess, float(particles)),
         nfe_per_sample=_MOVE_NFE,
         calibration=replace(calibration, sigma=mover.sigma, drift=mover.drift),
         details={
-            "annealing": f"{stage} stages of {_PARTICLES} particles, smallest ESS {smallest:.0f}",
+            "annealing": f"{stage} stages of {particles} particles, smallest ESS {smallest:.0f}",
             "ancestors": f"{np.unique(ancestors).size} base draws survive",
         },
     )
-    weights = np.repeat(island_weights / (_PARTICLES // _ISLANDS), _PARTICLES // _ISLANDS)
+    weights = np.repeat(island_weights / (particles // _ISLANDS), particles // _ISLANDS)
     return AnnealedTilt(session, x, weights, mover.sigma, moments)
 
 

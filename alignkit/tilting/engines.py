@@ -6,7 +6,7 @@ from typing import Literal
 
 from alignkit.contracts import DenoisingTiltSession, Progress, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError
-from alignkit.tilting.annealed import fit_annealed
+from alignkit.tilting.annealed import fit_annealed, particle_count
 from alignkit.tilting.direct import fit_direct
 from alignkit.tilting.fitted import FittedTilt
 
@@ -69,4 +69,4 @@ def fit_tilt(
             ways_out=["Use engine='auto'.", "Use backend='torch' to anneal all the same."],
         )
     denoising: DenoisingTiltSession = session  # type: ignore[assignment]  # evaluations are a denoiser's
-    return fit_annealed(denoising, seed=seed, progress=progress)
+    return fit_annealed(denoising, seed=seed, particles=particle_count(program.base.ambient), progress=progress)

@@ -11,7 +11,7 @@ import torch
 import alignkit as ak
 from alignkit.contracts import TiltProgram
 from alignkit.errors import NonFiniteError, Status
-from alignkit.tilting.annealed import fit_annealed
+from alignkit.tilting.annealed import fit_annealed, particle_count
 from alignkit.tilting.calibration import calibrate
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
@@ -209,3 +209,13 @@ def test_networks_that_return_nan_under_a_tilt():
 
     with pytest.raises(NonFiniteError, match="NaN"):
         fit(learned(denoise), 6 * UNIT)
+
+
+def test_large_draws_are_carried_by_fewer_particles():
+    assert particle_count(64) == 4096
+    assert particle_count(3 * 512 * 512) == 336
+    assert particle_count(10**9) == 256
+    wide = ak.base.Gaussian(np.zeros(2), 1.0)
+    fit = fit_annealed(open_session(learned(wide), [1.0, 0.0]), seed=0, particles=256)
+    assert "256 particles" in fit.moments.details["annealing"]
+    assert abs(fit.moments.log_partition.value - 0.5) < 4 * fit.moments.log_partition.standard_error
