@@ -37,8 +37,8 @@ _SECONDS_PER_EVALUATION = 2e-5
 class TorchTiltSampler:
     """Samples q_θ ∝ p·exp⟨θ, x⟩ through p's denoiser, on any torch device.
 
-    Adding σ²θ to the denoiser's input tilts the law (the design's section 4; Tweedie's formula for q_θ), so every
-    row may have a tilt of its own at the base model's number of evaluations.
+    By Tweedie's formula q_θ has the denoiser D(v + σ²θ, σ), so every row may have a tilt of its own at the base model's
+    number of evaluations ("The tractability landscape of diffusion alignment", arXiv 2605.11361).
 
     Arguments:
         nfe: denoiser evaluations of a draw from σ_max; if None, 31 for exact denoisers and 63 for learned ones.
