@@ -9,8 +9,8 @@ from alignkit.errors import ParameterError
 __all__ = ["device_named", "float64_device"]
 
 
-def device_named(name: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where present, else the CPU.
+def device_named(name: str | torch.device) -> torch.device:
+    """The torch device of a name, or the one given; "auto" is CUDA where present, else the CPU.
 
     Raises:
         ParameterError: torch does not know the device, or cannot use it here.
@@ -26,6 +26,6 @@ def device_named(name: str) -> torch.device:
         ) from error
 
 
-def float64_device(name: str) -> torch.device:
+def float64_device(name: str | torch.device) -> torch.device:
     """The torch device of a name, the CPU in place of one without float64 (mps); raises as `device_named`."""
-    return device_named("cpu" if name.startswith("mps") else name)
+    return device_named("cpu" if str(name).startswith("mps") else name)
