@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,11 +12,9 @@ from torch import Tensor
 from alignkit_torch.digits import SIGMA_MIN
 from alignkit_torch.digits_data import Digits
 from alignkit_torch.network import PIXELS
-from alignkit_torch.solvers import solve_flow
+from alignkit_torch.solvers import Denoise, solve_flow
 
 __all__ = ["quality", "self_consistency"]
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def tilted(denoise: Denoise, theta: Tensor) -> Denoise:

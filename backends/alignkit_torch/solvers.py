@@ -10,8 +10,9 @@ import torch
 
 from alignkit.errors import NonFiniteError, ParameterError
 
-__all__ = ["SOLVERS", "dpm_solver_2m", "heun", "karras_schedule", "solve_flow"]
+__all__ = ["SOLVERS", "Denoise", "dpm_solver_2m", "heun", "karras_schedule", "solve_flow"]
 
+#: D(x, σ): x (n, *shape) and σ (n,) to (n, *shape).
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 

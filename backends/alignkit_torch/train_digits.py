@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from alignkit_torch.digits import SIGMA_MAX, SIGMA_MIN, DenoiseDigits
 from alignkit_torch.digits_data import load_digits
 from alignkit_torch.digits_figures import quality, self_consistency
 from alignkit_torch.network import PIXELS, DigitsNetwork, PreconditionedDenoiser
-from alignkit_torch.solvers import solve_flow
+from alignkit_torch.solvers import Denoise, solve_flow
 from alignkit_torch.tilt_sampler import NFE_LEARNED
 
 SHIPPED = Path(__file__).parent / "weights" / "digits.safetensors"
@@ -41,8 +40,6 @@ VARIANCE_FLOOR = (1 / 8) ** 2 / 12
 SMALLEST_EFFECTIVE_POOL = 300.0
 # The tail of the pool is what strong tilts are learned from: of 49,152 digits too few were left at ‖θ‖ = 4.
 POOL = 196_608
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def gaussian_denoiser(train: Tensor, network: DigitsNetwork) -> PreconditionedDenoiser:
