@@ -17,11 +17,6 @@ from alignkit_torch.solvers import Denoise, solve_flow
 __all__ = ["quality", "self_consistency"]
 
 
-def tilted(denoise: Denoise, theta: Tensor) -> Denoise:
-    """The denoiser of q_θ ∝ p·exp⟨θ, x⟩ for one θ (8, 8): D(x + σ²θ, σ)."""
-    return lambda x, sigma: denoise(x + sigma.square()[:, None, None] * theta, sigma)
-
-
 @torch.inference_mode()
 def self_consistency(
     denoise: Denoise,
@@ -58,8 +53,12 @@ def self_consistency(
         before = draws[torch.searchsorted(weights.double().cumsum(0), points).clamp(max=n - 1)]
         for level in levels:
             noisy = before + level * torch.randn(before.shape, generator=generator)
-            model = tilted(denoise, theta) if strength else denoise
-            after = torch.cat([solve_flow(model, part, SIGMA_MIN, level, nfe=31) for part in noisy.split(2048)])
+            after = torch.cat(
+                [
+                    solve_flow(denoise, part, SIGMA_MIN, level, nfe=31, tilt=theta if strength else None)
+                    for part in noisy.split(2048)
+                ]
+            )
             for name, unit in units.items():
                 if tilt_name not in ("none", name):
                     continue

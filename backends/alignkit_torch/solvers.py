@@ -10,7 +10,7 @@ import torch
 
 from alignkit.errors import NonFiniteError, ParameterError
 
-__all__ = ["SOLVERS", "Denoise", "dpm_solver_2m", "heun", "karras_schedule", "solve_flow"]
+__all__ = ["SOLVERS", "Denoise", "dpm_solver_2m", "heun", "karras_schedule", "solve_flow", "tilted_denoise"]
 
 #: D(x, σ): x (n, *shape) and σ (n,) to (n, *shape).
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -39,29 +39,32 @@ def karras_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float =
     return [sigma_max, *inner, sigma_min, 0.0]
 
 
-def heun(denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+def heun(denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float], tilt: torch.Tensor | None = None) -> torch.Tensor:
     """Heun's second-order method: two evaluations a step, one in the last (arXiv 2206.00364, algorithm 1).
 
     Arguments:
         denoise: D(x, σ) with x (n, *shape) and σ (n,).
         x: (n, *shape), noisy at sigmas[0]; not modified.
         sigmas: falling noise levels, the last 0.
+        tilt: θ, to broadcast against x, in units of 1/x; None for the base itself.
 
     Returns:
         (n, *shape), noise free.
     """
     for now, after in itertools.pairwise(sigmas):
-        denoised = _at(denoise, x, now)
+        denoised = tilted_denoise(denoise, x, now, tilt)
         # (x − D)/σ times the step, written as a pull towards D so that the last step lands on D exactly.
         predicted = torch.lerp(x, denoised, 1 - after / now)
         if after > 0:
-            slope = (x - denoised) / now + (predicted - _at(denoise, predicted, after)) / after
+            slope = (x - denoised) / now + (predicted - tilted_denoise(denoise, predicted, after, tilt)) / after
             predicted = torch.add(x, slope, alpha=(after - now) / 2)
         x = predicted
     return x
 
 
-def dpm_solver_2m(denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+def dpm_solver_2m(
+    denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float], tilt: torch.Tensor | None = None
+) -> torch.Tensor:
     """DPM-Solver++(2M): second order at one evaluation a step (Lu et al., arXiv 2211.01095, algorithm 2).
 
     Arguments and result as for `heun`. At equal evaluations its steps are half as long as Heun's: on the 16-dimensional
@@ -69,7 +72,7 @@ def dpm_solver_2m(denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float]) ->
     """
     previous, previous_step = None, 0.0
     for now, after in itertools.pairwise(sigmas):
-        denoised = _at(denoise, x, now)
+        denoised = tilted_denoise(denoise, x, now, tilt)
         if after == 0:
             return denoised
         step = math.log(now / after)
@@ -81,19 +84,29 @@ def dpm_solver_2m(denoise: Denoise, x: torch.Tensor, sigmas: Sequence[float]) ->
     return x
 
 
-def _at(denoise: Denoise, x: torch.Tensor, sigma: float) -> torch.Tensor:
-    return denoise(x, x.new_full((x.shape[0],), sigma))
+def tilted_denoise(denoise: Denoise, x: torch.Tensor, sigma: float, tilt: torch.Tensor | None = None) -> torch.Tensor:
+    """The denoiser of p·exp⟨θ, x⟩, D(x + σ²θ, σ), at one noise level for all rows; arguments as for `heun`."""
+    # One operation on x: σ is a number here, while on the device it would have to be squared and multiplied first.
+    moved = x if tilt is None else torch.add(x, tilt, alpha=sigma**2)
+    return denoise(moved, x.new_full((x.shape[0],), sigma))
 
 
 #: By name: the solver, and the steps it takes in a number of evaluations.
-SOLVERS: dict[str, tuple[Callable[[Denoise, torch.Tensor, Sequence[float]], torch.Tensor], Callable[[int], int]]] = {
+SOLVERS: dict[str, tuple[Callable[..., torch.Tensor], Callable[[int], int]]] = {
     "dpm_solver_2m": (dpm_solver_2m, lambda nfe: nfe),
     "heun": (heun, lambda nfe: (nfe + 1) // 2),
 }
 
 
 def solve_flow(
-    denoise: Denoise, x: torch.Tensor, sigma_min: float, sigma_max: float, *, nfe: int, solver: str = "dpm_solver_2m"
+    denoise: Denoise,
+    x: torch.Tensor,
+    sigma_min: float,
+    sigma_max: float,
+    *,
+    nfe: int,
+    solver: str = "dpm_solver_2m",
+    tilt: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Carry noisy rows from sigma_max to 0 with a number of denoiser evaluations.
 
@@ -103,6 +116,7 @@ def solve_flow(
         sigma_min, sigma_max: the last level above 0 and the first, in units of x.
         nfe: evaluations per row; Heun uses an odd number of them.
         solver: "dpm_solver_2m" or "heun".
+        tilt: θ, to broadcast against x, in units of 1/x; None for the base itself.
 
     Returns:
         (n, *shape), noise free.
@@ -114,7 +128,7 @@ def solve_flow(
     if solver not in SOLVERS:
         raise ParameterError(f"Unknown solver {solver!r}.", ways_out=[f"Use one of {', '.join(map(repr, SOLVERS))}."])
     method, steps_of = SOLVERS[solver]
-    x = method(denoise, x, karras_schedule(steps_of(nfe), sigma_min, sigma_max))
+    x = method(denoise, x, karras_schedule(steps_of(nfe), sigma_min, sigma_max), tilt)
     if not bool(torch.isfinite(x).all()):
         raise NonFiniteError(
             f"The denoiser gave NaN or infinite values on the way from σ = {sigma_max:.4g} to 0.",

@@ -13,7 +13,7 @@ from alignkit.contracts import Bid, Guarantee, Progress, TiltProgram
 from alignkit.errors import NonFiniteError
 from alignkit.noise import normal
 from alignkit_torch.devices import device_named
-from alignkit_torch.solvers import solve_flow
+from alignkit_torch.solvers import solve_flow, tilted_denoise
 
 __all__ = ["NFE_LEARNED", "TorchTiltSampler", "TorchTiltSession", "sample_base"]
 
@@ -111,19 +111,15 @@ class TorchTiltSession:
     @torch.no_grad()
     def _denoise(self, x: torch.Tensor, sigma: float, theta: torch.Tensor | None) -> torch.Tensor:
         """D_θ(x, σ) of flat rows, (n, d)."""
-        return self._tilted(theta)(x, x.new_full((x.shape[0],), sigma))
+        return tilted_denoise(self._flat_denoise, x, sigma, theta)
 
-    def _tilted(self, theta: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        base = self.base
-
-        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            moved = x if theta is None else torch.addcmul(x, sigma[:1, None] ** 2, theta)
-            return base.denoise(moved.reshape(-1, *base.shape), sigma).reshape(x.shape)
-
-        return denoise
+    def _flat_denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The base's own denoiser, of flat rows."""
+        return self.base.denoise(x.reshape(-1, *self.base.shape), sigma).reshape(x.shape)
 
     def _solve(self, theta: torch.Tensor | None, x: torch.Tensor, sigma: float, nfe: int) -> torch.Tensor:
-        return solve_flow(self._tilted(theta), x, self.base.sigma_min, sigma, nfe=nfe, solver=self._solver)
+        denoise, sigma_min = self._flat_denoise, self.base.sigma_min
+        return solve_flow(denoise, x, sigma_min, sigma, nfe=nfe, solver=self._solver, tilt=theta)
 
     def _chunk(self) -> int:
         budget = _MEMORY_BUDGET

@@ -76,7 +76,7 @@ def run() -> bool:
     return held & _time_ratio(base, 2.0 * direction)
 
 
-def _time_ratio(base: ak.base.Denoiser, theta: Floats, pairs: int = 60) -> bool:
+def _time_ratio(base: ak.base.Denoiser, theta: Floats, pairs: int = 400) -> bool:
     """The median over pairs, since the machine's speed drifts between them."""
     torch.set_num_threads(1)
     session = TorchTiltSampler().open(
