@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from alignkit.errors import CurvatureError, ParameterError, ShapeError
-from alignkit.expressions.arrays import Array, Floats, MovedConstant, flat, is_operator, is_sparse
+from alignkit.expressions.arrays import Array, Floats, flat, is_operator, is_sparse
 from alignkit.expressions.atom import AffineAtom, as_argument, folded
+from alignkit.expressions.coefficient import Coefficient
 from alignkit.expressions.curvature import Interval, Monotonicity
 from alignkit.expressions.expression import (
     CALL,
@@ -23,6 +24,7 @@ from alignkit.expressions.expression import (
     enclosed,
     linear_map_needed,
     operations,
+    united,
 )
 from alignkit.expressions.layout import broadcast_to
 from alignkit.expressions.leaf import Constant, as_expression
@@ -47,6 +49,9 @@ class Add(AffineAtom):
         for value in values[1:]:
             total = total + value
         return total
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        return [cotangent] * len(self.args)
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
         text = parts[0][0]
@@ -82,6 +87,9 @@ class Negate(AffineAtom):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         return -values[0]
 
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        return [-cotangent]
+
     def _format(self, parts: Sequence[Printed]) -> Printed:
         return f"-{enclosed(parts[0], PRODUCT)}", UNARY
 
@@ -90,25 +98,40 @@ class Multiply(AffineAtom):
     """An expression times a constant, entry by entry.
 
     Arguments:
-        constant: a `Constant` that broadcasts to the expression's shape.
+        constant: an expression without a variable that broadcasts to the expression's shape.
         arg: the expression.
     """
 
     name = "multiplication"
 
-    def __init__(self, constant: Constant, arg: Expression) -> None:
+    def __init__(self, constant: Expression, arg: Expression) -> None:
         super().__init__(arg.shape, (arg,))
         self.constant = constant
-        self._moved = MovedConstant(self._weights(constant.dense()))
+        self._coefficient = Coefficient(constant, lambda entries: self._weights(_as_dense(entries)))
+        self._parameters = united((constant, arg))
         self.name = f"multiplication by {constant}"
+
+    def _constants(self) -> tuple[Expression, ...]:
+        return (self.constant,)
 
     def _weights(self, entries: Floats) -> Floats:
         return entries
 
     @property
+    def coefficient(self) -> Coefficient:
+        """What the expression is multiplied by."""
+        return self._coefficient
+
+    @property
     def weights(self) -> Floats:
         """What each entry is multiplied by, broadcastable to the shape."""
-        return self._moved.value  # type: ignore[no-any-return]
+        return self._coefficient.matrix  # type: ignore[no-any-return]
+
+    def _bounds(self) -> Interval:
+        """Bounds of the weights, for every value of the parameters."""
+        if self._coefficient.is_fixed:
+            return Interval(float(self.weights.min()), float(self.weights.max()))
+        return self.constant.range
 
     def _factors(self) -> tuple[Factor, ...]:
         return (_diagonal(self._flat_weights()),)
@@ -127,60 +150,75 @@ class Multiply(AffineAtom):
 
     def monotonicity(self, position: int) -> Monotonicity:
         """By the signs of the constant's entries."""
-        if self.weights.min() >= 0:
-            return Monotonicity.INCREASING
-        return Monotonicity.DECREASING if self.weights.max() <= 0 else Monotonicity.UNKNOWN
+        return of_sign(self._bounds())
 
     def _gain(self, position: int) -> float:
         return float(np.abs(self.weights).max())
 
     def _own_range(self) -> Interval:
-        inner = self.args[0].range
-        corners = [
-            0.0 if weight == 0.0 else weight * bound
-            for weight in (float(self.weights.min()), float(self.weights.max()))
-            for bound in (inner.lower, inner.upper)
-        ]
-        return Interval(min(corners), max(corners))
+        return product_range(self._bounds(), self.args[0].range)
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
-        weights = self._moved.like(values[0])
-        return values[0] * xp.reshape(weights, (1,) * (len(self.shape) + 1 - weights.ndim) + tuple(weights.shape))
+        return values[0] * self._wide(xp, values[0])
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        return [cotangent * self._wide(xp, cotangent)]
+
+    def _wide(self, xp: Any, beside: Array) -> Array:
+        weights = self._coefficient.moved.like(beside)
+        return xp.reshape(weights, (1,) * (len(self.shape) + 1 - weights.ndim) + tuple(weights.shape))
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
-        return f"{self.constant} * {enclosed(parts[0], PRODUCT)}", PRODUCT
+        return f"{bracketed(self.constant, PRODUCT)} * {enclosed(parts[0], PRODUCT)}", PRODUCT
 
 
 class Divide(Multiply):
     """An expression over a constant without zeros, entry by entry."""
 
-    def __init__(self, constant: Constant, arg: Expression) -> None:
+    def __init__(self, constant: Expression, arg: Expression) -> None:
         super().__init__(constant, arg)
         self.name = f"division by {constant}"
 
     def _weights(self, entries: Floats) -> Floats:
+        if (entries == 0.0).any():
+            raise ParameterError(f"Division by zero: {self.constant} has zero entries.", expression=str(self))
         return np.asarray(1.0 / entries)
 
+    def _bounds(self) -> Interval:
+        if self._coefficient.is_fixed:
+            return super()._bounds()
+        sign = self.constant.range
+        return Interval(0.0 if sign.lower >= 0.0 else -math.inf, 0.0 if sign.upper <= 0.0 else math.inf)
+
     def _format(self, parts: Sequence[Printed]) -> Printed:
-        return f"{enclosed(parts[0], PRODUCT)} / {self.constant}", PRODUCT
+        return f"{enclosed(parts[0], PRODUCT)} / {bracketed(self.constant, UNARY)}", PRODUCT
 
 
 class AxisMap(AffineAtom):
     """A matrix applied along one axis.
 
     Arguments:
-        matrix: (p, q), ndarray or csr array.
+        coefficient: its matrix is (p, q), ndarray or csr array.
+        rows: p.
         arg: an expression whose `axis` has length q.
         axis: counted from the front.
         keep: whether the axis stays, with length p, or goes (p = 1).
     """
 
-    def __init__(self, matrix: Matrix, arg: Expression, axis: int, *, keep: bool = True) -> None:
+    def __init__(self, coefficient: Coefficient, rows: int, arg: Expression, axis: int, *, keep: bool = True) -> None:
         before, after = arg.shape[:axis], arg.shape[axis + 1 :]
-        super().__init__((*before, *((matrix.shape[0],) if keep else ()), *after), (arg,))
-        self.matrix, self.along = matrix, axis
-        self._before, self._after = math.prod(before), math.prod(after)
-        self._moved = MovedMatrix(matrix)
+        super().__init__((*before, *((rows,) if keep else ()), *after), (arg,))
+        self.coefficient, self.along = coefficient, axis
+        self._parameters = united((coefficient.constant, arg))
+        self._rows, self._before, self._after = rows, math.prod(before), math.prod(after)
+
+    def _constants(self) -> tuple[Expression, ...]:
+        return (self.coefficient.constant,)
+
+    @property
+    def matrix(self) -> Matrix:
+        """The present matrix, (p, q)."""
+        return self.coefficient.matrix
 
     def _factors(self) -> tuple[Factor, ...]:
         if self._before == self._after == 1:
@@ -193,58 +231,64 @@ class AxisMap(AffineAtom):
 
     def _pull(self, position: int, left: Matrix | None) -> Matrix | None:
         if isinstance(left, np.ndarray) and isinstance(self.matrix, np.ndarray) and self._before * self._after > 1:
-            blocks = left.reshape(left.shape[0], self._before, self.matrix.shape[0], self._after)
+            blocks = left.reshape(left.shape[0], self._before, self._rows, self._after)
             return np.matmul(self.matrix.T, blocks).reshape(left.shape[0], self.args[0].size)
         return times(left, self._factors()[0])
 
     def monotonicity(self, position: int) -> Monotonicity:
         """By the signs of the matrix's entries."""
-        lower, upper = entry_bounds(self.matrix)
-        if lower >= 0.0:
-            return Monotonicity.INCREASING
-        return Monotonicity.DECREASING if upper <= 0.0 else Monotonicity.UNKNOWN
+        if not self.coefficient.is_fixed:
+            return of_sign(self.coefficient.bounds)
+        return of_sign(Interval(*entry_bounds(self.matrix)))
 
     def _gain(self, position: int) -> float:
         return norm_bound(self.matrix)
 
+    def _own_range(self) -> Interval:
+        if self.coefficient.is_fixed:
+            return super()._own_range()
+        return product_range(self.coefficient.bounds, self.args[0].range).times(float(self.args[0].shape[self.along]))
+
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
-        rows, length = values[0].shape[0], self.matrix.shape[1]
-        last = xp.permute_dims(xp.reshape(values[0], (rows, self._before, length, self._after)), (0, 1, 3, 2))
-        product = self._moved.apply(xp, xp.reshape(last, (-1, length)))
-        product = xp.reshape(product, (rows, self._before, self._after, self.matrix.shape[0]))
-        return xp.reshape(xp.permute_dims(product, (0, 1, 3, 2)), (rows, *self.shape))
+        return self._applied(xp, self.coefficient.moved, values[0], self._rows, self.shape)
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        arg = self.args[0]
+        return [self._applied(xp, self.coefficient.adjoint, cotangent, arg.shape[self.along], arg.shape)]
+
+    def _applied(self, xp: Any, matrix: MovedMatrix, value: Array, rows: int, shape: tuple[int, ...]) -> Array:
+        count, length = value.shape[0], matrix.matrix.shape[1]
+        last = xp.permute_dims(xp.reshape(value, (count, self._before, length, self._after)), (0, 1, 3, 2))
+        product = matrix.apply(xp, xp.reshape(last, (-1, length)))
+        product = xp.reshape(product, (count, self._before, self._after, rows))
+        return xp.reshape(xp.permute_dims(product, (0, 1, 3, 2)), (count, *shape))
 
 
 class MatMul(AxisMap):
     """A matrix product with a constant of one or two axes, on either side.
 
     Arguments:
-        constant: a `Constant`.
+        constant: an expression without a variable.
         arg: the expression.
         side: the side the constant stands on, "left" or "right".
     """
 
-    def __init__(self, constant: Constant, arg: Expression, side: str) -> None:
+    def __init__(self, constant: Expression, arg: Expression, side: str) -> None:
         self.constant, self.side = constant, side
-        array = constant.array
+        keep = constant.ndim == 2
         if side == "left":
-            super().__init__(
-                array if array.ndim == 2 else array[None, :],
-                arg,
-                max(arg.ndim - 2, 0),
-                keep=array.ndim == 2,
-            )
+            coefficient, axis = Coefficient(constant, _as_matrix), max(arg.ndim - 2, 0)
         else:
-            super().__init__(array.T if array.ndim == 2 else array[None, :], arg, arg.ndim - 1, keep=array.ndim == 2)
-        if is_sparse(self.matrix):
-            self.matrix = self.matrix.tocsr()
-            self._moved = MovedMatrix(self.matrix)
+            coefficient, axis = Coefficient(constant, _as_transposed_matrix), arg.ndim - 1
+        rows = (constant.shape[0] if side == "left" else constant.shape[1]) if keep else 1
+        super().__init__(coefficient, rows, arg, axis, keep=keep)
         self.name = f"the product with {constant}"
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
+        constant = bracketed(self.constant, UNARY)
         if self.side == "left":
-            return f"{self.constant} @ {enclosed(parts[0], UNARY)}", PRODUCT
-        return f"{enclosed(parts[0], PRODUCT)} @ {self.constant}", PRODUCT
+            return f"{constant} @ {enclosed(parts[0], UNARY)}", PRODUCT
+        return f"{enclosed(parts[0], PRODUCT)} @ {constant}", PRODUCT
 
 
 class Inner(AffineAtom):
@@ -252,19 +296,52 @@ class Inner(AffineAtom):
 
     name = "inner"
 
-    def __init__(self, constant: Constant, arg: Expression) -> None:
+    def __init__(self, constant: Expression, arg: Expression) -> None:
         super().__init__((), (arg,))
         self.constant = constant
-        self._moved = MovedMatrix(constant.dense().reshape(1, -1))
+        self.coefficient = Coefficient(constant, lambda entries: _as_dense(entries).reshape(1, -1))
+        self._parameters = united((constant, arg))
+
+    def _constants(self) -> tuple[Expression, ...]:
+        return (self.constant,)
 
     def _factors(self) -> tuple[Factor, ...]:
-        return (self._moved.matrix,)
+        return (self.coefficient.matrix,)
+
+    def monotonicity(self, position: int) -> Monotonicity:
+        """By the signs of h's entries."""
+        if not self.coefficient.is_fixed:
+            return of_sign(self.coefficient.bounds)
+        return super().monotonicity(position)
+
+    def _own_range(self) -> Interval:
+        if self.coefficient.is_fixed:
+            return super()._own_range()
+        return product_range(self.coefficient.bounds, self.args[0].range).times(float(self.args[0].size))
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
-        return xp.reshape(self._moved.apply(xp, flat(xp, values[0])), (values[0].shape[0],))
+        return xp.reshape(self.coefficient.moved.apply(xp, flat(xp, values[0])), (values[0].shape[0],))
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        row = self.coefficient.moved.like(cotangent)
+        return [xp.reshape(cotangent[:, None] * row, (cotangent.shape[0], *self.args[0].shape))]
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
         return f"inner({self.constant}, {parts[0][0]})", CALL
+
+
+def _as_dense(entries: Any) -> Floats:
+    return entries.toarray() if is_sparse(entries) else entries  # type: ignore[no-any-return]
+
+
+def _as_matrix(entries: Any) -> Matrix:
+    return entries if entries.ndim == 2 else entries[None, :]
+
+
+def _as_transposed_matrix(entries: Any) -> Matrix:
+    if is_sparse(entries):
+        return entries.T.tocsr()
+    return entries.T if entries.ndim == 2 else entries[None, :]
 
 
 def _diagonal(entries: Floats) -> Matrix:
@@ -278,6 +355,23 @@ def _pair(left: object, right: object) -> tuple[Expression, Expression]:
     if isinstance(left, Expression):
         return left, as_expression(right, left)
     return as_expression(left, right if isinstance(right, Expression) else None), as_expression(right)
+
+
+def of_sign(bounds: Interval) -> Monotonicity:
+    """How a product with weights between these bounds moves with the other factor."""
+    if bounds.lower >= 0.0:
+        return Monotonicity.INCREASING
+    return Monotonicity.DECREASING if bounds.upper <= 0.0 else Monotonicity.UNKNOWN
+
+
+def product_range(first: Interval, second: Interval) -> Interval:
+    """Bounds of a product of numbers between bounds, with 0·inf = 0."""
+    corners = [
+        0.0 if left == 0.0 or right == 0.0 else left * right
+        for left in (first.lower, first.upper)
+        for right in (second.lower, second.upper)
+    ]
+    return Interval(min(corners), max(corners))
 
 
 def broadcast_pair(left: Expression, right: Expression, symbol: str) -> tuple[int, ...]:
@@ -334,13 +428,13 @@ def multiply(left: Any, right: Any) -> Expression:
 
     Arguments:
         left: an expression or a constant.
-        right: an expression or a constant; one of the two must be constant.
+        right: an expression or a constant. Where both depend on the variable, the curvature is unknown (but for e * e,
+            which is square(e)), and the Lipschitz constant finite for bounded factors.
 
     Returns:
         The product, of the broadcast shape.
 
     Raises:
-        CurvatureError: both factors depend on the variable.
         ShapeError: the shapes do not broadcast.
 
     Example:
@@ -350,23 +444,26 @@ def multiply(left: Any, right: Any) -> Expression:
     """
     left, right = _pair(left, right)
     shape = broadcast_pair(left, right, "*")
-    if isinstance(right, Constant):
+    if not right.depends:
         left, right = right, left
-    if not isinstance(left, Constant):
-        raise _product_error(left, right, "*")
+    if left.depends:
+        return operations["product"](broadcast_to(left, shape), broadcast_to(right, shape))
     return folded(Multiply(left, broadcast_to(right, shape)))
 
 
 def _divide(left: Any, right: Any) -> Expression:
     left, right = _pair(left, right)
     shape = broadcast_pair(left, right, "/")
-    if not isinstance(right, Constant):
+    if right.depends:
+        if right.range.lower > 0.0:
+            return multiply(left, operations["reciprocal"](right))
         raise CurvatureError(
-            f"The denominator of {bracketed(left, PRODUCT)} / {bracketed(right, UNARY)} depends on the variable; "
-            "only constants may divide.",
+            f"The denominator of {bracketed(left, PRODUCT)} / {bracketed(right, UNARY)} depends on the variable, "
+            f"and its range {right.range} does not exclude 0.",
             expression=f"{left} / {bracketed(right, UNARY)}",
+            ways_out=("inv_pos(e) for 1/e on e > 0", "a denominator that is positive everywhere, as 1 + square(e)"),
         )
-    if (right.dense() == 0.0).any():
+    if isinstance(right, Constant) and (right.dense() == 0.0).any():
         raise ParameterError(f"Division by zero: {right} has zero entries.", expression=f"{left} / {right}")
     return folded(Divide(right, broadcast_to(left, shape)))
 
@@ -375,11 +472,12 @@ def _product_error(left: Expression, right: Expression, symbol: str) -> Curvatur
     text = f"{bracketed(left, PRODUCT)} {symbol} {bracketed(right, PRODUCT)}"
     return CurvatureError(
         f"{text} multiplies two expressions that both depend on the variable: {left} and {right}. "
-        "A product is allowed only with a constant.",
+        "A matrix product is allowed only with a constant.",
         expression=text,
         ways_out=(
             "square(e) or sum_squares(e) for the product of an expression with itself",
             "quad_form(e, P) for a quadratic with a constant matrix",
+            "the entrywise product a * b",
         ),
     )
 
@@ -394,8 +492,10 @@ def _matmul(left: Any, right: Any) -> Expression:
             f"@ does not fit: {left} has shape {left.shape}, {right} has shape {right.shape}.",
             ways_out=("B @ vec(x) for a map of the whole variable", "* for a scalar factor"),
         )
-    constant, arg, side = (left, right, "left") if isinstance(left, Constant) else (right, left, "right")
-    if not isinstance(constant, Constant):
+    constant, arg, side = (right, left, "right") if left.depends else (left, right, "left")
+    if constant.depends:
+        if left.ndim == right.ndim == 1:
+            return inner(left, right)
         raise _product_error(left, right, "@")
     if constant.ndim > 2:
         raise ShapeError(
@@ -411,14 +511,14 @@ def inner(left: Any, right: Any) -> Expression:
 
     Arguments:
         left: an expression or a constant.
-        right: an expression or a constant of the same shape; one of the two must be constant.
+        right: an expression or a constant of the same shape. Where both depend on the variable, the curvature is
+            unknown, and the Lipschitz constant finite for bounded factors.
 
     Returns:
         A scalar expression.
 
     Raises:
         ShapeError: the shapes differ.
-        CurvatureError: both sides depend on the variable.
 
     Example:
         >>> from alignkit.expressions import Variable
@@ -428,13 +528,10 @@ def inner(left: Any, right: Any) -> Expression:
     left, right = as_argument(left, "inner"), as_argument(right, "inner")
     if left.shape != right.shape:
         raise ShapeError(f"inner does not fit: {left} has shape {left.shape}, {right} has shape {right.shape}.")
-    if isinstance(right, Constant):
+    if not right.depends:
         left, right = right, left
-    if not isinstance(left, Constant):
-        raise CurvatureError(
-            f"inner({left}, {right}) multiplies two expressions that both depend on the variable.",
-            ways_out=("sum_squares(e) for the inner product of an expression with itself",),
-        )
+    if left.depends:
+        return operations["sum"](operations["product"](left, right))
     return folded(Inner(left, right))
 
 

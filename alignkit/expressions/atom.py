@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from alignkit.errors import ParameterError, ShapeError
-from alignkit.expressions.arrays import Array, Floats
+from alignkit.expressions.arrays import Array, Floats, flat
 from alignkit.expressions.curvature import (
     ArgumentRole,
     Curvature,
@@ -17,9 +18,9 @@ from alignkit.expressions.curvature import (
     compose,
     explain,
 )
-from alignkit.expressions.expression import CALL, Expression, Printed
-from alignkit.expressions.leaf import Constant, as_expression
-from alignkit.expressions.matrices import Factor, Matrix, entry_bounds, norm_bound, row_bounds, times
+from alignkit.expressions.expression import CALL, Expression, Printed, operations, topological
+from alignkit.expressions.leaf import Constant, Variable, as_expression
+from alignkit.expressions.matrices import Factor, Matrix, MovedMatrix, entry_bounds, norm_bound, row_bounds, times
 
 __all__ = ["AffineAtom", "Atom"]
 
@@ -112,6 +113,25 @@ class AffineAtom(Node):
     def _gain(self, position: int) -> float:
         return norm_bound(self._factors()[position])
 
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        found = []
+        for position, arg in enumerate(self.args):
+            part = flat(xp, cotangent)
+            if arg.depends:
+                adjoint = self._adjoint(position)
+                part = part if adjoint is None else adjoint.apply(xp, part)
+                part = xp.reshape(part, (cotangent.shape[0], *arg.shape))
+            found.append(part)
+        return found
+
+    def _adjoint(self, position: int) -> MovedMatrix | None:
+        """The transpose of a factor, kept, as derivatives are taken many times; None for the identity."""
+        kept: dict[int, MovedMatrix | None] = self.__dict__.setdefault("_adjoints", {})
+        if position not in kept:
+            factor = self._factors()[position]
+            kept[position] = None if factor is None else MovedMatrix(factor.T)
+        return kept[position]
+
     def _own_range(self) -> Interval:
         moving = [arg for arg in self.args if not isinstance(arg, Constant)]
         if moving and all(arg.range.is_free for arg in moving):
@@ -140,6 +160,9 @@ class Atom(Node):
     #: The axes reduced, None for all entries or for elementwise atoms.
     axis: int | tuple[int, ...] | None = None
 
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        raise NotImplementedError(self.name)
+
     def conjugate(self, dual: Array) -> Array:
         """The convex conjugate φ*(y) = sup_x ⟨y, x⟩ − φ(x), for y in its domain.
 
@@ -167,6 +190,23 @@ class Atom(Node):
             ParameterError: the atom has no conjugate, or it reduces along an axis.
         """
         raise ParameterError(f"{self.name} has no conjugate in this form.", expression=str(self))
+
+    def prox(self, points: Array, step: float) -> Array:
+        """The proximal map argmin_z φ(z) + ‖z − v‖²/(2·step), where it is a closed form; −φ for concave φ.
+
+        Arguments:
+            points: v, (n, *arg.shape).
+            step: a positive number.
+
+        Returns:
+            z, (n, *arg.shape).
+
+        Raises:
+            ParameterError: the atom has no closed form, or it reduces along an axis.
+
+        Source: N. Parikh, S. Boyd, "Proximal algorithms", 2014, chapter 6.
+        """
+        raise ParameterError(f"{self.name} has no closed proximal map.", expression=str(self))
 
     def _whole(self) -> None:
         if self.axis is not None:
@@ -251,10 +291,40 @@ def folded(node: Expression) -> Expression:
     Raises:
         NonFiniteError: the value overflows.
     """
-    if node.depends:
+    if node.depends or node.parameters():
         return node
     with np.errstate(over="ignore", invalid="ignore"):
         return Constant(node.value(), what=lambda: f"The constant {node}")
+
+
+def substitute(root: Expression, known: Mapping[int, Expression]) -> Expression:
+    """The expression with some of its nodes replaced, the others shared where nothing below them changes.
+
+    Arguments:
+        root: any expression.
+        known: from the identity of a node to what takes its place, of the same shape.
+    """
+    found = dict(known)
+    for node in topological(root, lambda one: id(one) in known):
+        if id(node) in found:
+            continue
+        args = tuple(found[id(arg)] for arg in node.args)
+        same = all(new is old for new, old in zip(args, node.args, strict=True))
+        found[id(node)] = node if same else folded(node.with_args(args))
+    return found[id(root)]
+
+
+def _over(root: Expression, lower: Any, upper: Any) -> Expression:
+    variables = root.variables()
+    if len(variables) != 1:
+        raise ParameterError(
+            f"over(lower, upper) takes an expression of one variable, and there are {len(variables)}.",
+            expression=str(root),
+        )
+    if not (isinstance(lower, int | float) and isinstance(upper, int | float)) or not lower <= upper:
+        raise ParameterError(f"over(lower, upper) takes numbers in order, not {lower!r} and {upper!r}.")
+    (variable,) = variables
+    return substitute(root, {id(variable): variable._within(Interval(float(lower), float(upper)))})
 
 
 def _entry_range(arg: Expression) -> tuple[Floats, Floats]:
@@ -272,3 +342,6 @@ def as_argument(value: object, name: str) -> Expression:
         return as_expression(value)
     except ParameterError as error:
         raise ParameterError(f"{name}: {error.message}", ways_out=error.ways_out) from error
+
+
+operations.update(over=_over)

@@ -7,6 +7,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import array_api_compat
@@ -17,9 +18,9 @@ from alignkit.expressions.arrays import Array, as_finite, check_shape
 from alignkit.expressions.curvature import Curvature, Interval, Sign
 
 if TYPE_CHECKING:
-    from alignkit.expressions.leaf import Variable
+    from alignkit.expressions.leaf import Parameter, Variable
 
-__all__ = ["Expression"]
+__all__ = ["Condition", "Expression"]
 
 #: The constructors behind the operators ("add", "multiply", …), registered by the modules that define the nodes.
 operations: dict[str, Callable[..., Expression]] = {}
@@ -30,6 +31,24 @@ SUM, PRODUCT, UNARY, CALL = range(4)
 Printed: TypeAlias = tuple[str, int]
 #: Longer printed forms are shown without their middle.
 LONGEST_TEXT = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """One condition of an expression's domain: every entry of a sub-expression lies above a bound.
+
+    Arguments:
+        expression: the sub-expression.
+        bound: the lower bound.
+        strict: whether the bound itself is outside.
+    """
+
+    expression: Expression
+    bound: float
+    strict: bool
+
+    def __str__(self) -> str:
+        return f"{self.expression} {'>' if self.strict else '≥'} {self.bound:.6g}"
 
 
 class Expression(ABC):
@@ -43,12 +62,13 @@ class Expression(ABC):
     """
 
     __array_ufunc__ = None
-    _memoised: ClassVar[tuple[str, ...]] = ("_curvature", "_range", "_lipschitz")
+    _memoised: ClassVar[tuple[str, ...]] = ("_curvature", "_range", "_lipschitz", "_lipschitz_at")
 
     def __init__(self, shape: tuple[int, ...], args: tuple[Expression, ...] = ()) -> None:
         self._shape = check_shape(tuple(int(length) for length in shape), str(type(self).__name__))
         self._args = args
         self._depends: bool = any(arg._depends for arg in args)
+        self._parameters: tuple[Parameter, ...] = united(args)
 
     # ---- structure
 
@@ -78,6 +98,14 @@ class Expression(ABC):
 
         return tuple(node for node in topological(self) if isinstance(node, Variable))
 
+    def _constants(self) -> tuple[Expression, ...]:
+        """Expressions without a variable that the node holds beside its arguments, as the matrix of a product."""
+        return ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters in the expression, each once, in order of appearance."""
+        return self._parameters
+
     @property
     def depends(self) -> bool:
         """True when a variable occurs in the expression."""
@@ -95,6 +123,7 @@ class Expression(ABC):
         node = copy.copy(self)
         node._args = args
         node._depends = any(arg._depends for arg in args)
+        node._parameters = united((*node._constants(), *args))
         for name in self._memoised:
             node.__dict__.pop(name, None)
         return node
@@ -120,9 +149,33 @@ class Expression(ABC):
 
     @property
     def lipschitz(self) -> float:
-        """A Lipschitz constant of x ↦ expr(x), Euclidean norms on both sides; inf when none is known."""
-        found: float = self._settled("_lipschitz", "_own_lipschitz", stop=Expression.is_affine)
-        return found
+        """A Lipschitz constant of x ↦ expr(x), Euclidean norms on both sides; inf when none is known.
+
+        It holds at the present values of the parameters, and wherever the expression is finite.
+        """
+        if not self._parameters:
+            found: float = self._settled("_lipschitz", "_own_lipschitz", stop=Expression.is_affine)
+            return found
+        if any(parameter.is_unset for parameter in self._parameters):
+            return math.inf
+        versions = tuple(parameter.version for parameter in self._parameters)
+        if self.__dict__.get("_lipschitz_at") != versions:
+            for node in topological(self):
+                if node._parameters:
+                    node.__dict__.pop("_lipschitz", None)
+            self._settled("_lipschitz", "_own_lipschitz", stop=Expression.is_affine)
+            self.__dict__["_lipschitz_at"] = versions
+        return self.__dict__["_lipschitz"]  # type: ignore[no-any-return]
+
+    @property
+    def domain(self) -> tuple[Condition, ...]:
+        """The conditions under which the expression is finite; outside, convex atoms are inf and concave ones −inf."""
+        return tuple(
+            Condition(node.args[position], bound, strict)
+            for node in topological(self)
+            if node.depends
+            for position, bound, strict in node._domain()
+        )
 
     @property
     def curvature_rule(self) -> str:
@@ -152,6 +205,30 @@ class Expression(ABC):
                 if memo not in node.__dict__:
                     node.__dict__[memo] = getattr(node, method)()
         return self.__dict__[memo]
+
+    def over(self, lower: float = -math.inf, upper: float = math.inf) -> Expression:
+        """The same expression over a box, where ranges, Lipschitz constants and curvature may be sharper.
+
+        Arguments:
+            lower: the lower bound of every entry of the variable.
+            upper: the upper bound.
+
+        Returns:
+            An expression of a variable of the same name and shape, whose claims hold for values inside the box.
+
+        Raises:
+            ParameterError: the bounds are not in order, or the expression has no variable or more than one.
+
+        Example:
+            >>> from alignkit.expressions import Variable, square
+            >>> square(Variable()).over(0.0, 2.0).lipschitz
+            4.0
+        """
+        return operations["over"](self, lower, upper)
+
+    def _domain(self) -> tuple[tuple[int, float, bool], ...]:
+        """For arguments on which the node is finite only above a bound: (position, bound, whether strict)."""
+        return ()
 
     @abstractmethod
     def _own_curvature(self) -> Curvature: ...
@@ -190,31 +267,83 @@ class Expression(ABC):
             >>> float(norm1(Variable(2)).value([3.0, -4.0]))
             7.0
         """
-        from alignkit.expressions.leaf import Constant, Variable
+        nodes, x, batched = self._prepared(x)
+        xp = array_api_compat.array_namespace(x)
+        result = _forward(nodes, xp, x)[id(self)]
+        if not batched:
+            return xp.reshape(result, self.shape)
+        return xp.broadcast_to(result, (x.shape[0], *self.shape))
+
+    def gradient(self, x: Any) -> Array:
+        """The gradient of a scalar expression, or a subgradient where it has a kink.
+
+        Arguments:
+            x: as for `value`: one point (*shape), or a batch (n, *shape); numpy, torch or jax.
+
+        Returns:
+            An array of x's shape, library, device and floating dtype. Outside the domain it is of no meaning.
+
+        Raises:
+            ShapeError: the expression is not scalar, or x has another shape.
+            ParameterError: as for `value`, or an atom has no derivative, as a user's function without one.
+
+        Example:
+            >>> from alignkit.expressions import Variable, norm1
+            >>> norm1(Variable(2)).gradient([3.0, -4.0])
+            array([ 1., -1.])
+
+        Source: reverse accumulation, A. Griewank, A. Walther, "Evaluating derivatives", 2008, chapter 3.
+        """
+        if self.size != 1:
+            raise ShapeError(
+                f"Only scalar expressions have a gradient, and this has shape {self.shape}.",
+                expression=str(self),
+                ways_out=("take the gradient of inner(h, expression)",),
+            )
+        nodes, x, batched = self._prepared(x)
+        xp = array_api_compat.array_namespace(x)
+        values = _forward(nodes, xp, x)
+        pulled: dict[int, Array] = {id(self): xp.ones_like(xp.reshape(x, (x.shape[0], -1))[:, 0])}
+        pulled[id(self)] = xp.reshape(pulled[id(self)], (x.shape[0], *self.shape))
+        total = xp.zeros_like(x)
+        for node in reversed(nodes):
+            if not node.depends or id(node) not in pulled:
+                continue
+            cotangent = pulled.pop(id(node))
+            if not node.args:
+                total = cotangent
+                continue
+            found = node._pullback(xp, [values[id(arg)] for arg in node.args], values[id(node)], cotangent)
+            for arg, part in zip(node.args, found, strict=True):
+                if arg.depends:
+                    pulled[id(arg)] = pulled[id(arg)] + part if id(arg) in pulled else part
+        return total if batched else xp.reshape(total, tuple(total.shape[1:]))
+
+    @abstractmethod
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        """Transposed derivative: for each argument (n, *arg.shape), the sum over entries of cotangent·∂entry/∂arg.
+
+        Arguments:
+            xp: the array namespace.
+            values: as for `_numeric`; the value of a constant argument may be (1, *arg.shape).
+            result: what `_numeric` gave for them.
+            cotangent: (n, *shape).
+        """
+
+    def _prepared(self, x: Any) -> tuple[list[Expression], Array, bool]:
+        from alignkit.expressions.leaf import Variable
 
         nodes = topological(self)
         variables = [node for node in nodes if isinstance(node, Variable)]
         if len(variables) > 1:
             names = ", ".join(str(variable) for variable in variables)
             raise ParameterError(
-                f"value(x) takes one variable, and there are {len(variables)}: {names}.",
+                f"An expression of one variable can be evaluated, and there are {len(variables)}: {names}.",
                 expression=str(self),
                 ways_out=("write the expression in slices of a single Variable",),
             )
         x, batched = _batch(x, variables[0] if variables else None, self)
-        xp = array_api_compat.array_namespace(x)
-        found: dict[int, Array] = {}
-        for node in nodes:
-            if isinstance(node, Variable):
-                found[id(node)] = x
-            elif isinstance(node, Constant):
-                found[id(node)] = node.like(x)
-            else:
-                found[id(node)] = node._numeric(xp, [found[id(arg)] for arg in node.args])
-        result = found[id(self)]
-        if not batched:
-            return xp.reshape(result, self.shape)
-        return xp.broadcast_to(result, (x.shape[0], *self.shape))
+        return nodes, x, batched
 
     # ---- printing
 
@@ -276,13 +405,7 @@ class Expression(ABC):
         return self
 
     def __pow__(self, exponent: Any) -> Expression:
-        if isinstance(exponent, int | float) and exponent == 2:
-            return operations["square"](self)
-        raise CurvatureError(
-            f"** takes the exponent 2 only, not {exponent!r}.",
-            expression=f"{bracketed(self, CALL)}**{exponent}",
-            ways_out=("square(x) for the exponent 2",),
-        )
+        return operations["power"](self, exponent)
 
     def __rpow__(self, base: Any) -> Expression:
         raise CurvatureError("** with an expression as the exponent is not defined.", expression=f"{base}**{self}")
@@ -332,6 +455,28 @@ def linear_map_needed(expression: Expression) -> ParameterError:
         expression=str(expression),
         ways_out=(f"linear_map(operator, {expression})",),
     )
+
+
+def united(args: tuple[Expression, ...]) -> tuple[Parameter, ...]:
+    """The parameters of several expressions, each once."""
+    if not any(arg._parameters for arg in args):
+        return ()
+    return tuple(dict.fromkeys(parameter for arg in args for parameter in arg._parameters))
+
+
+def _forward(nodes: list[Expression], xp: Any, x: Array) -> dict[int, Array]:
+    """The value of every node, (n, *shape); (1, *shape) for what has no variable in it."""
+    from alignkit.expressions.leaf import Constant, Parameter, Variable
+
+    found: dict[int, Array] = {}
+    for node in nodes:
+        if isinstance(node, Variable):
+            found[id(node)] = x
+        elif isinstance(node, Constant | Parameter):
+            found[id(node)] = node.like(x)
+        else:
+            found[id(node)] = node._numeric(xp, [found[id(arg)] for arg in node.args])
+    return found
 
 
 def topological(root: Expression, stop: Callable[[Expression], bool] | None = None) -> list[Expression]:

@@ -87,6 +87,9 @@ class Transpose(Layout):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         return xp.permute_dims(values[0], (0, *range(self.ndim, 0, -1)))
 
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        return [xp.permute_dims(cotangent, (0, *range(self.ndim, 0, -1)))]
+
     def _format(self, parts: Sequence[Printed]) -> Printed:
         return f"{enclosed(parts[0], CALL)}.T", CALL
 
@@ -119,6 +122,13 @@ class BroadcastTo(Layout):
         padding = (1,) * (self.ndim - self.args[0].ndim)
         padded = xp.reshape(value, (value.shape[0], *padding, *self.args[0].shape))
         return xp.broadcast_to(padded, (value.shape[0], *self.shape))
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        arg = self.args[0]
+        padded = (1,) * (self.ndim - arg.ndim) + arg.shape
+        repeated = tuple(axis + 1 for axis in range(self.ndim) if padded[axis] != self.shape[axis])
+        total = xp.sum(cotangent, axis=repeated) if repeated else cotangent
+        return [xp.reshape(total, (cotangent.shape[0], *arg.shape))]
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
         return parts[0]

@@ -211,9 +211,13 @@ class MovedMatrix:
                 taken = xp.reshape(taken, (values.shape[0], self.matrix.shape[0], -1))
                 return xp.sum(taken * weights.like(values), axis=-1)
             return values @ weights.like(values).T
+        return values @ self.like(values).T
+
+    def like(self, x: Array) -> Array:
+        """A dense matrix, or an array of any shape, in x's namespace, device and dtype."""
         if self._moved is None:
             self._moved = MovedConstant(self.matrix)
-        return values @ self._moved.like(values).T
+        return self._moved.like(x)
 
     def _gather(self) -> tuple[MovedConstant, Any]:
         if self._padded is None:

@@ -20,8 +20,10 @@ from alignkit.expressions.atom import (
     normalise_axis,
     reduced_shape,
 )
+from alignkit.expressions.coefficient import Coefficient
 from alignkit.expressions.curvature import Interval, Monotonicity
-from alignkit.expressions.expression import Expression
+from alignkit.expressions.expression import Expression, operations
+from alignkit.expressions.leaf import Constant
 from alignkit.expressions.matrices import Factor, Matrix, times
 
 __all__ = ["cumsum", "diff", "mean", "sum", "trace"]
@@ -83,6 +85,13 @@ class Sum(AffineAtom):
 
     def _gain(self, position: int) -> float:
         return math.sqrt(self.count) * self.weight
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        arg = self.args[0]
+        gone = axes_of(self.axis, arg.ndim)
+        kept = tuple(1 if axis in gone else length for axis, length in enumerate(arg.shape))
+        wide = xp.reshape(cotangent * self.weight, (cotangent.shape[0], *kept))
+        return [xp.broadcast_to(wide, (cotangent.shape[0], *arg.shape))]
 
     def _own_range(self) -> Interval:
         return self.args[0].range.times(float(self.count))
@@ -156,7 +165,8 @@ class Diff(AxisMap):
             short = length - step - 1
             ones = np.ones(short)
             matrix = sparse.diags_array([-ones, ones], offsets=[0, 1], shape=(short, short + 1), format="csr") @ matrix
-        super().__init__(matrix.tocsr(), arg, axis)
+        matrix = Constant(matrix.tocsr())
+        super().__init__(Coefficient(matrix, lambda entries: entries), matrix.shape[0], arg, axis)
         self.order, self.axis = order, axis
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
@@ -193,7 +203,8 @@ class Cumsum(AffineAtom):
                     dtype=np.float64,
                 ),
             )
-        return AxisMap(np.tril(np.ones((length, length))), self.args[0], self.axis)._factors()
+        triangle = Constant(np.tril(np.ones((length, length))))
+        return AxisMap(Coefficient(triangle, lambda entries: entries), length, self.args[0], self.axis)._factors()
 
     def _run(self, entries: Any, *, backwards: bool = False) -> Any:
         values = entries.reshape(self.shape)
@@ -350,3 +361,6 @@ def _one_axis(axis: int, arg: Expression, name: str) -> int:
     found = normalise_axis(int(axis), arg, name)
     assert isinstance(found, int)
     return found
+
+
+operations.update(sum=sum)

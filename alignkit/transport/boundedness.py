@@ -11,7 +11,7 @@ from alignkit.expressions import Expression
 from alignkit.expressions.atoms.elementwise import Square
 from alignkit.expressions.atoms.quadratic import QuadForm, SumSquares
 from alignkit.expressions.matrices import norm_bound
-from alignkit.transport.quadratic import Split, Term, split
+from alignkit.expressions.splitting import Split, Term, split
 from alignkit.transport.separable import Separable, separable_form
 
 __all__ = ["check_bounded", "dominated_by_penalty"]

@@ -16,7 +16,7 @@ from alignkit.expressions.atom import Reduction
 from alignkit.expressions.atoms.elementwise import Abs, Huber, Pos
 from alignkit.expressions.atoms.norms import Norm1, Norm2, NormInf
 from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum
-from alignkit.transport.quadratic import Curved, Split, Term, affine_over, spread
+from alignkit.expressions.splitting import Curved, Split, Term, affine_over, spread
 
 __all__ = ["Inseparable", "Separable", "separable_form"]
 
@@ -147,7 +147,7 @@ def separable_form(parts: Split) -> Separable | Inseparable:
 
     Example:
         >>> from alignkit.expressions import Variable, norm1
-        >>> from alignkit.transport.quadratic import split
+        >>> from alignkit.expressions.splitting import split
         >>> form = separable_form(split(-norm1(Variable(2) - 1.0)))
         >>> form.kinks.ravel(), form.intercepts[0]
         (array([1., 1.]), array([ 1., -1.]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignkit.contracts import Floats
 from alignkit.expressions.arrays import is_operator
-from alignkit.transport.quadratic import Split
+from alignkit.expressions.splitting import Split
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.tree import Link, Node, Tree
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
 from alignkit.errors import UnboundedTransportError
-from alignkit.transport.quadratic import split
+from alignkit.expressions.splitting import split
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import MINORANTS, minorant
 from alignkit_cvxpy.program import Answer, BlockProgram, Penalty, make_penalty

@@ -16,7 +16,7 @@ from alignkit.contracts import Floats
 from alignkit.expressions import Atom, Expression, Monotonicity, Variable
 from alignkit.expressions.arrays import is_operator, is_sparse
 from alignkit.expressions.linear import linear_form
-from alignkit.transport.quadratic import Split, affine_over
+from alignkit.expressions.splitting import Split, affine_over
 
 __all__ = ["Link", "Node", "Tree", "Unsupported", "build_tree"]
 

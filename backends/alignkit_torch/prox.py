@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.contracts import Bid, Guarantee, ProxProblem, ProxSession, Refusal
-from alignkit.transport.quadratic import Split, split
+from alignkit.expressions.splitting import Split, split
 from alignkit.transport.separable import Inseparable, Separable, separable_form
 
 __all__ = ["TorchProxSolver"]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats, Progress, ProxSolution
-from alignkit.transport.quadratic import Quadratic
+from alignkit.expressions.splitting import Quadratic
 from alignkit.transport.separable import Separable
 
 __all__ = ["QuadraticProx", "SeparableProx"]

@@ -10,7 +10,7 @@ from scipy.sparse.linalg import aslinearoperator
 import alignkit.expressions as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import UnboundedTransportError
-from alignkit.transport.quadratic import split
+from alignkit.expressions.splitting import split
 from alignkit_cvxpy import prox
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import MINORANTS, minorant

@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import sparse
 
 import alignkit.expressions as ak
-from alignkit.transport.quadratic import split
+from alignkit.expressions.splitting import split
 from alignkit.transport.separable import Inseparable, Separable, separable_form
 
 w = ak.Variable(3, name="w")

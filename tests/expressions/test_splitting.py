@@ -4,7 +4,7 @@ from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator
 
 import alignkit.expressions as ak
-from alignkit.transport.quadratic import quadratic_form, split
+from alignkit.expressions.splitting import quadratic_form, split
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((5, 3))

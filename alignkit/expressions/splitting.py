@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.contracts import Floats
-from alignkit.expressions import Atom, Expression, Variable
-from alignkit.expressions.arrays import is_operator, is_sparse
+from alignkit.expressions.arrays import Floats, is_operator, is_sparse
+from alignkit.expressions.atom import Atom
 from alignkit.expressions.atoms.elementwise import Square
 from alignkit.expressions.atoms.quadratic import QuadForm, SumSquares
+from alignkit.expressions.expression import Expression
+from alignkit.expressions.leaf import Variable
 from alignkit.expressions.linear import AffineMap, linear_form
 from alignkit.expressions.matrices import identity
 
