@@ -104,6 +104,7 @@ class Composition:
         constant: c, in units of reward.
         rows: how many affine rows fed the nonlinear atoms before the rank was taken; `rows − k` were dependent.
         tolerance: the relative tolerance of that rank decision.
+        notes: what the rank decision dropped, and what it found badly scaled, in sentences that name sub-expressions.
     """
 
     shape: tuple[int, ...]
@@ -113,6 +114,7 @@ class Composition:
     constant: float
     rows: int
     tolerance: float
+    notes: tuple[str, ...] = ()
 
     @property
     def dimension(self) -> int:

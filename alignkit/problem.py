@@ -8,6 +8,7 @@ from alignkit import registry
 from alignkit.aligned import Aligned
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
+from alignkit.compiler.composition import Recipe
 from alignkit.compiler.explain import explain_refusal
 from alignkit.compiler.plan import Plan, analyse, make_plan
 from alignkit.contracts import ProxProblem, TiltProgram
@@ -65,7 +66,8 @@ class Problem:
         self.reward: Expression = as_expression(reward)
         self.base = base
         self.closeness = closeness
-        self._diagnosis, self._verdicts = analyse(self.reward, base, closeness)
+        self._recipe = Recipe(self.reward)
+        self._diagnosis, self._verdicts = analyse(self.reward, self._recipe.composition, base, closeness)
 
     def compile(self, *, backend: str = "auto", device: str = "auto", tolerance: float | None = None) -> Plan:
         """Check the problem, choose its route and its backend, without drawing anything.
@@ -154,14 +156,14 @@ class Problem:
             if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
                 fitted = fit_tilt(plan.request, sampler, engine=engine, seed=seed, progress=report)
-                certificate = fitted.moments.certify(self.closeness.weight, plan.composition.constant, plan.guarantee)
+                certificate = fitted.moments.certify(self.closeness.present_weight, plan.composition.constant, plan.guarantee)
                 fine = certificate.calibration is None or certificate.calibration.holds
                 return Aligned(plan, certificate, Status.SOLVED if fine else Status.INACCURATE, fitted)
             session = None
             if isinstance(plan.request, ProxProblem):
                 session = registry.require(plan.backend, "prox_solver")().open(plan.request)
             transport = FittedTransport(
-                self.base, TransportMap(plan.composition, self.closeness.weight, session, plan.tolerance)
+                self.base, TransportMap(plan.composition, self.closeness.present_weight, session, plan.tolerance)
             )
             achieved = transport.certify(self.reward, plan.guarantee, seed=seed, progress=report)
             finished = achieved.rows_unfinished == 0 and achieved.gap_max <= plan.tolerance

@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alignkit.errors import ParameterError
+from alignkit.expressions import Parameter
 from alignkit.transport.costs import Cost, SquaredEuclidean
 
 __all__ = ["KL", "Closeness", "Wasserstein"]
 
 
 def _checked_weight(weight: object, owner: str) -> None:
+    if isinstance(weight, Parameter):
+        if weight.size != 1:
+            raise ParameterError(f"{owner}(weight=λ) takes a scalar, and {weight} has shape {weight.shape}.")
+        return
     if isinstance(weight, bool) or not isinstance(weight, int | float | np.integer | np.floating):
         raise ParameterError(f"{owner}(weight=λ) takes a number, not {weight!r}.", ways_out=[f"{owner}(weight=1.0)."])
     if not (math.isfinite(weight) and weight > 0):
@@ -23,12 +28,22 @@ def _checked_weight(weight: object, owner: str) -> None:
         )
 
 
+def _present(weight: float | Parameter, owner: str) -> float:
+    found = float(weight.dense().item()) if isinstance(weight, Parameter) else float(weight)
+    _checked_weight(found, owner)
+    return found
+
+
+def _shown(weight: float | Parameter) -> str:
+    return f"{weight}" if isinstance(weight, Parameter) else f"{weight:g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class KL:
     """Closeness by relative entropy: the target is q ∝ p·exp(r/λ).
 
     Arguments:
-        weight: λ > 0, in units of reward per nat.
+        weight: λ > 0, in units of reward per nat: a number, or a scalar `ak.Parameter` to change between solves.
 
     Raises:
         ParameterError: λ is not a positive finite number.
@@ -38,15 +53,24 @@ class KL:
         KL(weight=0.5)
     """
 
-    weight: float
+    weight: float | Parameter
 
     def __post_init__(self) -> None:
         _checked_weight(self.weight, "KL")
 
     @property
+    def present_weight(self) -> float:
+        """λ, at its present value.
+
+        Raises:
+            ParameterError: it is a parameter without a value, or its value is not positive.
+        """
+        return _present(self.weight, "KL")
+
+    @property
     def objective(self) -> str:
         """What the aligned law maximises, in words."""
-        return f"E_q[r] − {self.weight:g}·KL(q‖p)"
+        return f"E_q[r] − {_shown(self.weight)}·KL(q‖p)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +78,7 @@ class Wasserstein:
     """Closeness by transport: the target is T#p with T(x) = argmax_y r(y) − λ·c(x, y).
 
     Arguments:
-        weight: λ > 0, in units of reward per cost.
+        weight: λ > 0, in units of reward per cost: a number, or a scalar `ak.Parameter` to change between solves.
         cost: c; half the squared Euclidean distance unless said otherwise.
 
     Raises:
@@ -65,7 +89,7 @@ class Wasserstein:
         Wasserstein(weight=2.0, cost=SquaredEuclidean())
     """
 
-    weight: float
+    weight: float | Parameter
     cost: Cost = field(default_factory=SquaredEuclidean)
 
     def __post_init__(self) -> None:
@@ -76,9 +100,18 @@ class Wasserstein:
             )
 
     @property
+    def present_weight(self) -> float:
+        """λ, at its present value.
+
+        Raises:
+            ParameterError: it is a parameter without a value, or its value is not positive.
+        """
+        return _present(self.weight, "Wasserstein")
+
+    @property
     def objective(self) -> str:
         """What the aligned law maximises, in words."""
-        return f"E_q[r] − {self.weight:g}·W_c(q, p), c = ½‖x − y‖²"
+        return f"E_q[r] − {_shown(self.weight)}·W_c(q, p), c = ½‖x − y‖²"
 
 
 Closeness = KL | Wasserstein

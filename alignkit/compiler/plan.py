@@ -10,7 +10,6 @@ import numpy as np
 from alignkit import registry
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
-from alignkit.compiler.composition import compose
 from alignkit.compiler.diagnosis import Diagnosis, diagnose
 from alignkit.compiler.explain import explain_plan
 from alignkit.compiler.routes import ROUTES, Route
@@ -112,14 +111,14 @@ class Plan:
         return explain_plan(self)
 
 
-def analyse(reward: Expression, base: BaseLaw, closeness: Closeness) -> tuple[Diagnosis, tuple[Verdict, ...]]:
-    """Compose and diagnose a reward, and hold it against every route of its closeness.
+def analyse(
+    reward: Expression, composition: Composition, base: BaseLaw, closeness: Closeness
+) -> tuple[Diagnosis, tuple[Verdict, ...]]:
+    """Diagnose a composed reward, and hold it against every route of its closeness.
 
     Raises:
         ShapeError: the variable's shape is not the base law's.
-        ParameterError, ShapeError: what `compose` refuses.
     """
-    composition = compose(reward)
     if composition.shape != base.shape:
         raise ShapeError(
             f"The reward's variable has shape {composition.shape}, but the base law {base.name!r} draws {base.shape}.",
@@ -161,7 +160,7 @@ def make_plan(
         # Before the routes: an unbounded transport is a stronger verdict than an intractable one.
         try:
             problem = reduce_transport(
-                diagnosis.composition, closeness.weight, rows=_ROWS, tolerance=tolerance, device=device
+                diagnosis.composition, closeness.present_weight, rows=_ROWS, tolerance=tolerance, device=device
             )
         except UnboundedTransportError as error:
             # The reduction knows f over w alone; the user wrote r over x.
@@ -171,7 +170,7 @@ def make_plan(
     route = _choose_route(diagnosis, verdicts)
     request: TiltProgram | ProxProblem | None = problem
     if isinstance(closeness, KL):
-        directions = (diagnosis.composition.linear / closeness.weight)[None]
+        directions = (diagnosis.composition.linear / closeness.present_weight)[None]
         request = TiltProgram(base, directions, np.ones((1, 1)), _ROWS, device)
     answers: tuple[Bid | Refusal, ...] = ()
     bid = None

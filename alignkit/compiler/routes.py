@@ -52,7 +52,7 @@ def _not_convex(diagnosis: Diagnosis) -> str | None:
 
 def _not_concave_in_total(diagnosis: Diagnosis) -> str | None:
     nonlinear = diagnosis.composition.nonlinear
-    if nonlinear is None or dominated_by_penalty(nonlinear, diagnosis.closeness.weight):
+    if nonlinear is None or dominated_by_penalty(nonlinear, diagnosis.closeness.present_weight):
         return None
     return f"the reward is {diagnosis.curvature}, and nothing shows that λ·c makes up for it"
 

@@ -8,9 +8,9 @@ from alignkit.expressions.atoms.norms import norm1, norm2, norm_inf
 from alignkit.expressions.atoms.order import log_sum_exp, max, maximum, min, minimum
 from alignkit.expressions.atoms.quadratic import quad_form, sum_squares
 from alignkit.expressions.curvature import Curvature, Interval, Monotonicity, Sign
-from alignkit.expressions.expression import Expression
+from alignkit.expressions.expression import Condition, Expression
 from alignkit.expressions.layout import concatenate, reshape, stack, vec
-from alignkit.expressions.leaf import Constant, Variable, as_expression
+from alignkit.expressions.leaf import Constant, Parameter, Variable, as_expression
 from alignkit.expressions.linear import AffineMap, affine_map
 from alignkit.expressions.operators import linear_map
 from alignkit.expressions.reductions import cumsum, diff, mean, sum, trace
@@ -20,11 +20,13 @@ __all__ = [
     "AffineAtom",
     "AffineMap",
     "Atom",
+    "Condition",
     "Constant",
     "Curvature",
     "Expression",
     "Interval",
     "Monotonicity",
+    "Parameter",
     "Sign",
     "Subspace",
     "Variable",

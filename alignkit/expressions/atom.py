@@ -19,7 +19,7 @@ from alignkit.expressions.curvature import (
     explain,
 )
 from alignkit.expressions.expression import CALL, Expression, Printed, operations, topological
-from alignkit.expressions.leaf import Constant, Variable, as_expression
+from alignkit.expressions.leaf import Constant, as_expression
 from alignkit.expressions.matrices import Factor, Matrix, MovedMatrix, entry_bounds, norm_bound, row_bounds, times
 
 __all__ = ["AffineAtom", "Atom"]

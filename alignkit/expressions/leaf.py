@@ -235,7 +235,8 @@ class Parameter(Expression):
         """
         if self._value is None:
             raise ParameterError(
-                f"The parameter {self.name} has no value yet.", ways_out=(f"{self.name}.value = … of shape {self.shape}",)
+                f"The parameter {self.name} has no value yet.",
+                ways_out=(f"{self.name}.value = … of shape {self.shape}",),
             )
         return self._value
 

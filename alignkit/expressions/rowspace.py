@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.expressions.arrays import Floats, is_operator, is_sparse
 from alignkit.expressions.matrices import Matrix, row_norms
@@ -34,11 +35,17 @@ class RowSpace:
         subspace: Q, k×d.
         coefficients: (m, k).
         tolerance: the relative distance below which a row counted as dependent.
+        zero: (m,), rows that are zero up to rounding.
+        pivot: (m,), rows that span the others; k of them.
+        norms: (m,), Euclidean norms of the rows.
     """
 
     subspace: Subspace
     coefficients: Floats
     tolerance: float
+    zero: NDArray[np.bool_]
+    pivot: NDArray[np.bool_]
+    norms: Floats
 
 
 def row_space(matrices: Sequence[Matrix], scales: Sequence[float], columns: int, tolerance: float) -> RowSpace:
@@ -78,7 +85,7 @@ def _dense_row_space(matrices: Sequence[Matrix], scales: Sequence[float], tolera
     kept = norms > _floors(matrices, scales)
     columns = matrices[0].shape[1]
     if not kept.any():
-        return RowSpace(Subspace.empty(columns), np.zeros((norms.size, 0)), tolerance)
+        return RowSpace(Subspace.empty(columns), np.zeros((norms.size, 0)), tolerance, ~kept, kept, norms)
     rows = _stacked_rows(matrices, kept)
     rows /= norms[kept, None]
     from scipy.linalg import qr
@@ -101,7 +108,9 @@ def _dense_row_space(matrices: Sequence[Matrix], scales: Sequence[float], tolera
     inner[np.abs(inner) < 1e-15] = 0.0
     coefficients = np.zeros((norms.size, rank))
     coefficients[kept] = inner * norms[kept, None]
-    return RowSpace(Subspace.dense(basis), coefficients, tolerance)
+    pivot = np.zeros(norms.size, dtype=bool)
+    pivot[np.flatnonzero(kept)[order[:rank]]] = True
+    return RowSpace(Subspace.dense(basis), coefficients, tolerance, ~kept, pivot, norms)
 
 
 def _is_diagonal(matrix: Floats) -> bool:
@@ -153,9 +162,11 @@ def _implicit_row_space(
     tolerance = max(tolerance, GRAM_TOLERANCE)
     gram = _sparse_gram(stack) if is_sparse(stack) else _gram(stack, np.eye(count))
     norms = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
-    kept = np.flatnonzero(norms > np.maximum(_floors(matrices, scales), 0.0))
+    zero = norms <= _floors(matrices, scales)
+    pivot = np.zeros(count, dtype=bool)
+    kept = np.flatnonzero(~zero)
     if kept.size == 0:
-        return RowSpace(Subspace.empty(columns), np.zeros((count, 0)), tolerance)
+        return RowSpace(Subspace.empty(columns), np.zeros((count, 0)), tolerance, zero, pivot, norms)
     weights = 1.0 / norms[kept]
     chosen = _independent_rows(gram[np.ix_(kept, kept)] * np.outer(weights, weights), tolerance)
     factor = np.zeros((chosen.size, count))
@@ -170,8 +181,9 @@ def _implicit_row_space(
             break
     coefficients = gram @ factor.T
     coefficients[np.abs(coefficients) < 1e-15 * norms[:, None]] = 0.0
-    coefficients[norms <= np.maximum(_floors(matrices, scales), 0.0)] = 0.0
-    return RowSpace(Subspace.implicit(stack, factor), coefficients, tolerance)
+    coefficients[zero] = 0.0
+    pivot[kept[chosen]] = True
+    return RowSpace(Subspace.implicit(stack, factor), coefficients, tolerance, zero, pivot, norms)
 
 
 def _independent_rows(gram: Floats, tolerance: float) -> Any:
