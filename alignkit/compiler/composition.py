@@ -400,10 +400,7 @@ class _Leaf:
         self.expression = expression
         #: Whether its matrix depends on parameters, and so the row space.
         self.moves = any(
-            constant.parameters()
-            for node in topological(expression)
-            if node.depends
-            for constant in node._constants()
+            constant.parameters() for node in topological(expression) if node.depends for constant in node._constants()
         )
         self._offset = np.zeros(0)
         self._rows_parameter: Parameter | None = None
