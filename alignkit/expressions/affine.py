@@ -13,6 +13,7 @@ from alignkit.expressions.arrays import Array, Floats, flat, is_operator, is_spa
 from alignkit.expressions.atom import AffineAtom, as_argument, folded
 from alignkit.expressions.coefficient import Coefficient
 from alignkit.expressions.curvature import Interval, Monotonicity
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import (
     CALL,
     PRODUCT,
@@ -536,3 +537,13 @@ def inner(left: Any, right: Any) -> Expression:
 
 
 operations.update(add=_add, subtract=_subtract, multiply=multiply, divide=_divide, matmul=_matmul, negate=_negate)
+
+ENTRIES = (
+    Entry("+", "affine", "a + b, with numpy's broadcasting", lambda x: x + 1.0, (Add,)),
+    Entry("-", "affine", "a − b and −a", lambda x: 1.0 - x, (Negate,)),
+    Entry("*", "affine", "aᵢ·xᵢ, with numpy's broadcasting", lambda x: 2.0 * x, (Multiply,)),
+    Entry("/", "affine", "xᵢ/aᵢ, a without zeros", lambda x: x / 2.0, (Divide,)),
+    Entry("@", "affine", "the matrix product of numpy", lambda x: np.arange(6.0).reshape(3, 2) @ x, (MatMul,)),
+    Entry("multiply", "affine", "aᵢ·xᵢ, with numpy's broadcasting", lambda x: multiply(-1.5, x), (), multiply),
+    Entry("inner", "affine", "⟨h, x⟩ = Σ hᵢxᵢ over all entries", lambda x: inner(np.ones(x.shape), x), (Inner,), inner),
+)

@@ -13,6 +13,7 @@ from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit.expressions.arrays import Array, flat, integers_like, is_operator, is_sparse, shape_text
 from alignkit.expressions.atom import AffineAtom, as_argument, folded
 from alignkit.expressions.curvature import Interval, Monotonicity
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import CALL, Expression, Printed, enclosed, operations
 from alignkit.expressions.leaf import Constant
 from alignkit.expressions.matrices import Factor, Matrix, times
@@ -418,3 +419,29 @@ def _checked_axis(axis: int, ndim: int, arg: Expression, name: str) -> int:
 
 
 operations.update(index=_index, transpose=_transpose)
+
+ENTRIES = (
+    Entry("x[…]", "affine", "entries, by numpy's basic and advanced indexing", lambda x: x[1, ::-1], (Index,)),
+    Entry(".T", "affine", "all axes in reverse order", lambda x: x.T, (Transpose,)),
+    Entry(
+        "broadcasting", "affine", "entries repeated along new axes", lambda x: x[0] + np.ones((4, 1)), (BroadcastTo,)
+    ),
+    Entry("vec", "affine", "all entries in one axis, in C order", vec, (Vec,), vec),
+    Entry(
+        "reshape",
+        "affine",
+        "the entries in C order in another shape",
+        lambda x: reshape(x, (3, 2)),
+        (Reshape,),
+        reshape,
+    ),
+    Entry(
+        "concatenate",
+        "affine",
+        "arrays joined along an axis",
+        lambda x: concatenate([x, 2.0 * x[:1]]),
+        (Concatenate,),
+        concatenate,
+    ),
+    Entry("stack", "affine", "arrays joined along a new axis", lambda x: stack([x[0], -x[1]], axis=1), (Stack,), stack),
+)

@@ -11,6 +11,7 @@ import numpy as np
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit.expressions.arrays import Array, as_finite, flat, is_operator, shape_text
 from alignkit.expressions.atom import AffineAtom, as_argument, folded
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import CALL, Expression, Printed
 from alignkit.expressions.matrices import Factor, Matrix, MovedMatrix
 
@@ -135,3 +136,15 @@ def _check_adjoint(matrix: Any, arg: Expression) -> None:
             "linear_map: adjoint is not the adjoint of forward: ⟨forward(u), v⟩ = ⟨u, adjoint(v)⟩ fails.",
             expression=f"linear_map((forward, adjoint, {matrix.shape[0]}), {arg})",
         )
+
+
+ENTRIES = (
+    Entry(
+        "linear_map",
+        "affine",
+        "A vec(x), A a matrix, an operator, or two functions",
+        lambda x: linear_map(np.arange(12.0).reshape(2, 6), x),
+        (LinearMap,),
+        linear_map,
+    ),
+)

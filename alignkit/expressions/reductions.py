@@ -22,6 +22,7 @@ from alignkit.expressions.atom import (
 )
 from alignkit.expressions.coefficient import Coefficient
 from alignkit.expressions.curvature import Interval, Monotonicity
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import Expression, operations
 from alignkit.expressions.leaf import Constant
 from alignkit.expressions.matrices import Factor, Matrix, times
@@ -364,3 +365,11 @@ def _one_axis(axis: int, arg: Expression, name: str) -> int:
 
 
 operations.update(sum=sum)
+
+ENTRIES = (
+    Entry("sum", "affine", "Σ xᵢ over axes", lambda x: sum(x, axis=0), (Sum,), sum),
+    Entry("mean", "affine", "Σ xᵢ / n over axes", lambda x: mean(x, axis=1), (Mean,), mean),
+    Entry("trace", "affine", "Σ xᵢᵢ of a square matrix", lambda x: trace(x[:, :2]), (Trace,), trace),
+    Entry("diff", "affine", "xᵢ₊₁ − xᵢ along an axis, k times", lambda x: diff(x, axis=1), (Diff,), diff),
+    Entry("cumsum", "affine", "x₁ + … + xᵢ along an axis", lambda x: cumsum(x, axis=1), (Cumsum,), cumsum),
+)

@@ -87,7 +87,7 @@ def test_values_are_checked() -> None:
     t = ex.Parameter(3, nonneg=True, name="target")
     with pytest.raises(ShapeError, match=r"target has shape \(3,\).*\(2,\)"):
         t.value = np.zeros(2)
-    with pytest.raises(ParameterError, match="declared nonneg.*-1"):
+    with pytest.raises(ParameterError, match=r"declared nonneg.*-1"):
         t.value = [-1.0, 0.0, 1.0]
     with pytest.raises(NonFiniteError, match="target"):
         t.value = [np.nan, 0.0, 1.0]
