@@ -11,8 +11,9 @@ import numpy as np
 from alignkit.base.law import checked_count
 from alignkit.certificates import KLCertificate, TransportCertificate
 from alignkit.compiler.plan import Plan
-from alignkit.errors import ParameterError, Status
+from alignkit.errors import ParameterError, StaleFitError, Status
 from alignkit.estimates import Estimate
+from alignkit.expressions import Parameter
 from alignkit.noise import checked_seed
 from alignkit.report.plots import Plots
 from alignkit.report.progress import progress_lines
@@ -31,6 +32,9 @@ class Aligned:
         certificate: what was achieved, with standard errors.
         status: how the solve ended; its value is a sentence.
         fitted: the engine's sampler.
+        versions: the problem's parameters, with the version of each that was fitted.
+
+    A parameter that changes afterwards makes the result stale: its certificate stays readable, but it draws no more.
 
     Example:
         >>> import alignkit as ak
@@ -47,6 +51,7 @@ class Aligned:
     certificate: KLCertificate | TransportCertificate
     status: Status
     fitted: FittedTilt | FittedTransport
+    versions: tuple[tuple[Parameter, int], ...] = ()
 
     def sample(
         self, n: int, *, seed: int, return_base: bool = False, like: Any = None, progress: bool | None = None
@@ -65,7 +70,9 @@ class Aligned:
 
         Raises:
             ParameterError: n or the seed is out of range, or pairs are asked for under KL, which has none.
+            StaleFitError: a parameter of the problem has changed since the fit.
         """
+        self._check_fresh()
         rows, seed = checked_count(n), checked_seed(seed)
         with progress_lines(progress) as report:
             if isinstance(self.fitted, FittedTransport):
@@ -95,7 +102,9 @@ class Aligned:
             ParameterError: under KL closeness, where there is no map.
             ShapeError: x's rows have another shape than the base law.
             NonFiniteError: x has a NaN or an infinity.
+            StaleFitError: a parameter of the problem has changed since the fit.
         """
+        self._check_fresh()
         if not isinstance(self.fitted, FittedTransport):
             raise ParameterError(
                 "transport(x) moves points, but this problem was solved under KL closeness, which has no map.",
@@ -120,7 +129,20 @@ class Aligned:
         """Pictures of the result: `aligned.plot.samples()`."""
         return Plots(self._before_and_after)
 
+    def _check_fresh(self) -> None:
+        changed = [parameter.name for parameter, version in self.versions if parameter.version != version]
+        if changed:
+            raise StaleFitError(
+                f"The fit is stale: {', '.join(changed)} changed after it was made.",
+                ways_out=[
+                    "problem.solve(seed=…) again; what was compiled is used again.",
+                    "For several fits at once, declare a problem for each, with constants in place of parameters.",
+                ],
+                expression=str(self.plan.diagnosis.reward),
+            )
+
     def _before_and_after(self, n: int, seed: int) -> tuple[Any, Any]:
+        self._check_fresh()
         if isinstance(self.fitted, FittedTransport):
             return self.fitted.sample_pairs(n, seed=seed)
         return self.plan.base.sample(n, seed=seed), _as_kind(self.fitted.sample(n, seed=seed), None)

@@ -84,6 +84,8 @@ def linear_map(operator: Any, x: Any) -> Expression:
             f"linear_map does not fit: the operator has shape {tuple(matrix.shape)}, {arg} has shape {arg.shape} "
             f"and {arg.size} entries."
         )
+    if is_operator(matrix):
+        _check_adjoint(matrix, arg, f"linear_map([{shape_text(tuple(matrix.shape))} operator], {arg})")
     return folded(LinearMap(matrix, arg, (int(matrix.shape[0]),)))
 
 
@@ -106,7 +108,7 @@ def _from_functions(functions: tuple[Any, ...], arg: Expression) -> LinearMap:
         rmatvec=_checked(adjoint, arg.size, "adjoint", arg),
         dtype=np.float64,
     )
-    _check_adjoint(matrix, arg)
+    _check_adjoint(matrix, arg, f"linear_map((forward, adjoint, {shape}), {arg})")
     return LinearMap(matrix, arg, shape)
 
 
@@ -123,18 +125,26 @@ def _checked(function: Callable[..., Any], size: int, which: str, arg: Expressio
     return call
 
 
-def _check_adjoint(matrix: Any, arg: Expression) -> None:
+def _check_adjoint(matrix: Any, arg: Expression, text: str) -> None:
     # ⟨Au, v⟩ = ⟨u, A*v⟩ at a fixed random pair: a wrong adjoint would give wrong results silently.
     generator = np.random.default_rng(20260511)
     there, back = generator.standard_normal(matrix.shape[1]), generator.standard_normal(matrix.shape[0])
-    image, preimage = matrix.matvec(there), matrix.rmatvec(back)
+    try:
+        image, preimage = matrix.matvec(there), matrix.rmatvec(back)
+    except NotImplementedError:
+        raise ParameterError(
+            "linear_map: the operator has no adjoint.",
+            expression=text,
+            ways_out=("LinearOperator(shape, matvec=…, rmatvec=…)", "linear_map((forward, adjoint, shape), x)"),
+        ) from None
     if not (np.isfinite(image).all() and np.isfinite(preimage).all()):
         raise NonFiniteError("linear_map: a function returned a NaN or an infinity.", expression=str(arg))
     scale = np.linalg.norm(image) * np.linalg.norm(back) + np.linalg.norm(there) * np.linalg.norm(preimage)
     if abs(image @ back - there @ preimage) > 1e-5 * scale:
         raise ParameterError(
             "linear_map: adjoint is not the adjoint of forward: ⟨forward(u), v⟩ = ⟨u, adjoint(v)⟩ fails.",
-            expression=f"linear_map((forward, adjoint, {matrix.shape[0]}), {arg})",
+            expression=text,
+            ways_out=("check the adjoint: ⟨A u, v⟩ = ⟨u, Aᵀ v⟩ for random u and v",),
         )
 
 
