@@ -159,6 +159,8 @@ class Atom(Node):
 
     #: The axes reduced, None for all entries or for elementwise atoms.
     axis: int | tuple[int, ...] | None = None
+    #: By how much the value moves when every entry of every argument moves by 1; None where it moves otherwise.
+    common_shift: float | None = None
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         raise NotImplementedError(self.name)
@@ -211,7 +213,8 @@ class Atom(Node):
     def _whole(self) -> None:
         if self.axis is not None:
             raise ParameterError(
-                f"The conjugate of {self.name} is defined for the whole array only, not along axis {self.axis}.",
+                f"The conjugate and the proximal map of {self.name} are defined for the whole array only, "
+                f"not along axis {self.axis}.",
                 expression=str(self),
             )
 
@@ -238,6 +241,12 @@ class Reduction(Atom):
 
     def _batch_axes(self) -> tuple[int, ...]:
         return batch_axes(self.axis, self.args[0].ndim)
+
+    def _widened(self, xp: Any, results: Array) -> Array:
+        """(n, *shape) with the reduced axes back, of length 1, to stand beside values of the argument."""
+        gone = axes_of(self.axis, self.args[0].ndim)
+        kept = tuple(1 if axis in gone else length for axis, length in enumerate(self.args[0].shape))
+        return xp.reshape(results, (results.shape[0], *kept))
 
     def _options(self) -> Sequence[str]:
         return () if self.axis is None else (f"axis={self.axis}",)
