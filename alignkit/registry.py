@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,28 +87,37 @@ def installed_backends() -> tuple[BackendStatus, ...]:
     # Imported here, or a fifth of the time of `import alignkit` would go into it.
     from importlib.metadata import entry_points
 
+    # Each look at a distribution's name parses its metadata anew.
+    named: dict[int, str] = {}
+    found = []
+    for entry in entry_points(group=GROUP):
+        if id(entry.dist) not in named:
+            named[id(entry.dist)] = _distribution(entry)
+        found.append((entry, named[id(entry.dist)]))
     statuses: list[BackendStatus] = []
     # alignkit's own come first under a name, so that nobody takes their place unnoticed.
-    for entry in sorted(entry_points(group=GROUP), key=lambda one: (one.name, not _is_own(_distribution(one)))):
+    for entry, distribution in sorted(found, key=lambda one: (one[0].name, not _is_own(one[1]))):
         holder = next((status for status in statuses if status.name == entry.name), None)
         if holder is None:
-            statuses.append(_status(entry))
+            statuses.append(_status(entry, distribution))
         else:
             reason = f"the name {entry.name!r} is taken by {holder.distribution}"
-            statuses.append(BackendStatus(entry.name, _distribution(entry), None, False, reason))
+            statuses.append(BackendStatus(entry.name, distribution, None, False, reason))
     return tuple(statuses)
 
 
 def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown distribution"
+    if entry.dist is None:
+        return "unknown distribution"
+    metadata = entry.dist.metadata
+    return f"{metadata['Name']} {metadata['Version']}"
 
 
 def _is_own(distribution: str) -> bool:
     return distribution.startswith("alignkit ")
 
 
-def _status(entry: EntryPoint) -> BackendStatus:
-    distribution = _distribution(entry)
+def _status(entry: EntryPoint, distribution: str) -> BackendStatus:
     try:
         manifest = entry.load()
         if not isinstance(manifest, Manifest):
@@ -134,25 +143,27 @@ def _is_importable(engine: str) -> bool:
         return False
 
 
-def offers(capability: str) -> tuple[str, ...]:
+def offers(capability: str, statuses: Sequence[BackendStatus] | None = None) -> tuple[str, ...]:
     """The names of the available backends that offer a capability, nothing of them imported.
 
     Arguments:
         capability: `"tilt_sampler"` or `"prox_solver"`.
+        statuses: what `installed_backends` gave, where one look serves several questions; a new look if None.
     """
     return tuple(
         status.name
-        for status in installed_backends()
+        for status in (installed_backends() if statuses is None else statuses)
         if status.available and status.manifest is not None and getattr(status.manifest, capability)
     )
 
 
-def require(name: str, capability: str) -> Any:
+def require(name: str, capability: str, statuses: Sequence[BackendStatus] | None = None) -> Any:
     """The implementation of a capability by one backend, or an error that says what to install.
 
     Arguments:
         name: the backend's name.
         capability: the name of a manifest's field: `"tilt_sampler"`, `"prox_solver"`, `"lowering"` …
+        statuses: as for `offers`.
 
     Returns:
         the object the manifest's path names.
@@ -161,9 +172,9 @@ def require(name: str, capability: str) -> Any:
         BackendUnavailableError: the backend is unknown, not installed, broken, or does not offer the capability.
     """
     # The first under a name holds it.
-    statuses = {status.name: status for status in reversed(installed_backends())}
-    if name not in statuses:
-        known = ", ".join(sorted(statuses)) or "none"
+    held = {status.name: status for status in reversed(installed_backends() if statuses is None else statuses)}
+    if name not in held:
+        known = ", ".join(sorted(held)) or "none"
         raise BackendUnavailableError(
             f"There is no backend {name!r}; registered: {known}.",
             ways_out=[
@@ -171,7 +182,7 @@ def require(name: str, capability: str) -> Any:
                 f"If it is one of alignkit's extras: pip install 'alignkit[{name}]'.",
             ],
         )
-    status = statuses[name]
+    status = held[name]
     if not status.available or status.manifest is None:
         raise BackendUnavailableError(
             f"The backend {name!r} ({status.distribution}) cannot be used: {status.reason}.",
