@@ -31,6 +31,7 @@ __all__ = [
     "TiltProgram",
     "TiltSampler",
     "TiltSession",
+    "UpdatableProxSession",
 ]
 
 Floats = NDArray[np.float64]
@@ -278,10 +279,29 @@ class ProxSolution:
 
 
 class ProxSession(Protocol):
-    """A solver opened on one problem, compiled once, for any number of batches."""
+    """A solver opened on one problem, compiled once, for any number of batches.
+
+    A session may also have the method `update` of `UpdatableProxSession`; one without it is opened anew instead.
+    """
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
-        """Solve one batch of rows v, (n, k), float64."""
+        """Solve one batch of rows v, (n, k), float64, at the present values of the parameters in f."""
+        ...
+
+
+class UpdatableProxSession(ProxSession, Protocol):
+    """A session that follows λ and the parameters of its reward without compiling again."""
+
+    def update(self, problem: ProxProblem) -> bool:
+        """Answer another problem from now on, if it needs no compilation.
+
+        Arguments:
+            problem: its f is the same object, perhaps with other values of its parameters; its λ may be another.
+
+        Returns:
+            True when the session answers it from now on; False when it answers what it did before, and the problem must
+            be opened anew.
+        """
         ...
 
 

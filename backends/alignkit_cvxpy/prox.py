@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
-from alignkit.errors import UnboundedTransportError
+from alignkit.errors import StaleFitError, UnboundedTransportError
 from alignkit.expressions.splitting import split
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import MINORANTS, minorant
-from alignkit_cvxpy.program import Answer, BlockProgram, Penalty, make_penalty
-from alignkit_cvxpy.tree import Tree, Unsupported, build_tree
+from alignkit_cvxpy.penalty import Penalty, make_penalty
+from alignkit_cvxpy.program import Answer, Block, BlockProgram
+from alignkit_cvxpy.tree import Tree, Unsupported, build_tree, moves
 
 __all__ = ["CvxpyProxSolver", "CvxpySession"]
 
@@ -97,13 +98,18 @@ def _prepare(problem: ProxProblem) -> tuple[Tree, Penalty]:
             f"the summand {growing.atom} is convex, and λ = {problem.weight:.6g} does not exceed the largest "
             f"curvature, {parts.critical_weight:.6g}"
         )
-    tree = build_tree(parts)
+    tree = build_tree(problem.nonlinear, parts)
     for atom in tree.atoms:
         if type(atom) not in LOWERINGS:
             raise Unsupported(f"{atom.name} has no lowering to cvxpy")
     if _entries(tree) > _LARGEST_ENTRIES:
         raise Unsupported(f"a row has about {_entries(tree)} conic variables, more than {_LARGEST_ENTRIES}")
-    return tree, make_penalty(parts, problem.weight)
+    curves = moves(problem.nonlinear) or any(moves(part.atom.args[0]) for part in parts.curved)
+    return tree, make_penalty(parts, problem.weight, moves=curves)
+
+
+def _versions(problem: ProxProblem) -> tuple[int, ...]:
+    return tuple(parameter.version for parameter in problem.nonlinear.parameters())
 
 
 def _block_rows(tree: Tree, rows: int) -> int:
@@ -149,7 +155,7 @@ class _Rows:
 
 
 class CvxpySession:
-    """One problem, compiled for the block sizes it meets.
+    """One problem, compiled once for each block size it meets, whatever values λ and the parameters then take.
 
     Arguments:
         problem: what was asked.
@@ -159,15 +165,44 @@ class CvxpySession:
 
     def __init__(self, problem: ProxProblem, tree: Tree, penalty: Penalty) -> None:
         self.problem, self.tree, self.penalty = problem, tree, penalty
+        self._versions = _versions(problem)
         self._programs: dict[int, BlockProgram] = {}
         self._certified = all(type(atom) in MINORANTS for atom in tree.atoms)
 
+    def update(self, problem: ProxProblem) -> bool:
+        """Answer another problem from now on, if it needs no compilation.
+
+        Arguments:
+            problem: its f is the same object, perhaps with other values of its parameters; its λ may be another.
+
+        Returns:
+            True when this session answers it; False when it answers what it did before, and the other must be opened:
+            f is another object, or at these values no longer concave with λ, or of another form.
+        """
+        if problem.nonlinear is not self.problem.nonlinear:
+            return False
+        try:
+            tree, penalty = _prepare(problem)
+        except Unsupported:
+            return False
+        if not (tree.has_form_of(self.tree) and penalty.has_form_of(self.penalty)):
+            return False
+        self.problem, self.tree, self.penalty, self._versions = problem, tree, penalty, _versions(problem)
+        return True
+
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
-        """Solve one batch of rows v, (n, k), float64.
+        """Solve one batch of rows v, (n, k), float64, at the present values of the parameters.
 
         Raises:
             UnboundedTransportError: the solver calls it unbounded or infeasible, and no certificate refutes that.
+            StaleFitError: the parameters took values at which the problem is no longer of the form that was opened.
         """
+        if _versions(self.problem) != self._versions and not self.update(self.problem):
+            raise StaleFitError(
+                f"The parameters of {self.problem.nonlinear} took values at which this session cannot answer it.",
+                ways_out=["Open the problem again.", "Raise λ in ak.Wasserstein(weight=λ)."],
+                expression=str(self.problem.nonlinear),
+            )
         points = np.ascontiguousarray(points, dtype=np.float64)
         count = len(points)
         best = _Rows(points.copy(), np.full(count, -np.inf), np.full(count, np.inf))
@@ -190,12 +225,12 @@ class CvxpySession:
     def _solve_block(self, points: Floats, chosen: NDArray[np.int64], size: int, accuracy: float, best: _Rows) -> bool:
         """Solve at most `size` rows in one block, padded with the first, and keep what is better than before."""
         padding = np.full(size - len(chosen), chosen[0])
-        block = points[np.concatenate([chosen, padding])]
+        block = Block(self.tree, self.penalty, points[np.concatenate([chosen, padding])])
         program = self._program(block)
         answer = program.solve(block, accuracy)
         if not answer.solved:
             answer = program.solve(block, _FALLBACK)
-        found = self._certify(block, answer)
+        found = self._certify(block.points, answer)
         if answer.status in ("unbounded", "infeasible") and not np.isfinite(found.upper).all():
             self._refuse(answer.status)
         kept = slice(0, len(chosen))
@@ -211,12 +246,13 @@ class CvxpySession:
             expression=atoms,
         )
 
-    def _program(self, block: Floats) -> BlockProgram:
+    def _program(self, block: Block) -> BlockProgram:
         if _entries(self.tree) > _PARAMETRISED_ENTRIES:
-            return BlockProgram(self.tree, self.penalty, len(block), fixed=block)
-        if len(block) not in self._programs:
-            self._programs[len(block)] = BlockProgram(self.tree, self.penalty, len(block))
-        return self._programs[len(block)]
+            return BlockProgram(block, fixed=True)
+        rows = len(block.points)
+        if rows not in self._programs:
+            self._programs[rows] = BlockProgram(block)
+        return self._programs[rows]
 
     def _certify(self, points: Floats, answer: Answer) -> _Rows:
         """Bound the objective of each row from above, and take the better of the solver's point and the bound's own."""

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from alignkit.contracts import Floats
-from alignkit.expressions import Atom, Expression, Monotonicity, Variable
+from alignkit.expressions import AffineAtom, Atom, Expression, Monotonicity, Variable
 from alignkit.expressions.arrays import is_operator, is_sparse
+from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import linear_form
 from alignkit.expressions.splitting import Split, affine_over
 
-__all__ = ["Link", "Node", "Tree", "Unsupported", "build_tree"]
+__all__ = ["Link", "Node", "Tree", "Unsupported", "build_tree", "moves"]
 
 #: Largest matrix an operator is turned into, in entries (32 MB).
 _LARGEST_DENSE = 2**22
@@ -39,6 +40,7 @@ class Link:
         matrix: M, (m, k), ndarray or csr array; None for zero.
         offset: b, (m,).
         nested: pairs of F, (m, node.size), and the node; F is None for the identity.
+        moves: whether M or an F depends on parameters, and so may change; b may in any case.
     """
 
     index: int
@@ -47,6 +49,7 @@ class Link:
     matrix: Any
     offset: Floats
     nested: tuple[tuple[Any, Node], ...]
+    moves: bool
 
     @property
     def size(self) -> int:
@@ -82,11 +85,13 @@ class Tree:
         dimension: k.
         terms: pairs of coefficients (node.atom.size,) and the node; each summand is concave.
         links: every link, in order of its index.
+        moves: whether coefficients depend on parameters, and so may change.
     """
 
     dimension: int
     terms: tuple[tuple[Floats, Node], ...]
     links: tuple[Link, ...]
+    moves: bool
 
     @property
     def width(self) -> int:
@@ -104,9 +109,21 @@ class Tree:
             pending.extend(inner for link in node.links for _, inner in link.nested)
         return tuple(found)
 
+    def has_form_of(self, other: Tree) -> bool:
+        """Whether the trees differ in numbers only, and those in places that may change."""
+        return (
+            [id(atom) for atom in self.atoms] == [id(atom) for atom in other.atoms]
+            and [link.relation for link in self.links] == [link.relation for link in other.links]
+            and self.moves == other.moves
+        )
 
-def build_tree(parts: Split) -> Tree:
+
+def build_tree(nonlinear: Expression, parts: Split) -> Tree:
     """Write the summands that are not quadratic as a tree.
+
+    Arguments:
+        nonlinear: f, concave.
+        parts: `split(nonlinear)`, at the present values of the parameters.
 
     Raises:
         Unsupported: a summand is not concave, or its argument comes from a large operator.
@@ -120,7 +137,18 @@ def build_tree(parts: Split) -> Tree:
             )
             raise Unsupported(f"the summand {term.atom} is not concave: {rule}")
         terms.append((term.coefficients, _node(term.atom, parts.dimension, links)))
-    return Tree(parts.dimension, tuple(terms), tuple(sorted(links, key=lambda link: link.index)))
+    links.sort(key=lambda link: link.index)
+    return Tree(parts.dimension, tuple(terms), tuple(links), moves(nonlinear))
+
+
+def moves(expression: Expression) -> bool:
+    """Whether the linear parts between an expression and the atoms in it depend on parameters."""
+    return any(
+        constant.parameters()
+        for node in topological(expression, lambda one: not isinstance(one, AffineAtom))
+        if node.depends and isinstance(node, AffineAtom)
+        for constant in node._constants()
+    )
 
 
 def _node(atom: Atom, dimension: int, links: list[Link]) -> Node:
@@ -150,12 +178,19 @@ def _link(arg: Expression, relation: Literal["==", ">=", "<="], dimension: int, 
             else:
                 assert isinstance(node, Atom)
                 nested.append((_materialised(factor, arg), _node(node, dimension, links)))
-    matrix = _materialised(matrix, arg)
-    if matrix is not None and (matrix.nnz == 0 if is_sparse(matrix) else not matrix.any()):
+    matrix, may_change = _materialised(matrix, arg), moves(arg)
+    if may_change:
+        # What may change is a parameter of cvxpy's: dense, whatever its entries are now.
+        matrix, nested = _dense(matrix), [(_dense(factor), node) for factor, node in nested]
+    elif matrix is not None and (matrix.nnz == 0 if is_sparse(matrix) else not matrix.any()):
         matrix = None
-    link = Link(len(links), arg, relation, matrix, offset, tuple(nested))
+    link = Link(len(links), arg, relation, matrix, offset, tuple(nested), may_change)
     links.append(link)
     return link
+
+
+def _dense(matrix: Any) -> Any:
+    return matrix.toarray() if is_sparse(matrix) else matrix
 
 
 def _materialised(matrix: Any, arg: Expression) -> Any:

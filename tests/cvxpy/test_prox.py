@@ -14,6 +14,7 @@ from alignkit.expressions.splitting import split
 from alignkit_cvxpy import prox
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import MINORANTS, minorant
+from alignkit_cvxpy.program import Block
 from alignkit_cvxpy.prox import CvxpyProxSolver
 from alignkit_cvxpy.tree import build_tree
 
@@ -91,7 +92,7 @@ def test_every_row_is_certified_and_nothing_nearby_is_better(name):
 def test_minorants_hold_for_any_duals_whatsoever(name):
     """The bound must not depend on the solver being right: feed it noise."""
     parts = split(REWARDS[name][0])
-    tree = build_tree(parts)
+    tree = build_tree(REWARDS[name][0], parts)
     points = RNG.standard_normal((8, K))
     others = 3.0 * RNG.standard_normal((200, K))
     for scale in (0.0, 0.3, 10.0):
@@ -115,7 +116,7 @@ def test_the_certificate_grows_with_the_error(name):
     best = objective(problem, points, solution.maximiser)
     program = session._programs[8]
     for size in (1e-3, 1e-1):
-        answer = program.solve(points)
+        answer = program.solve(Block(session.tree, session.penalty, points))
         answer.step[:] += size * RNG.standard_normal(points.shape)
         answer.duals[:] = [dual + size * RNG.standard_normal(dual.shape) for dual in answer.duals]
         spoilt = session._certify(points, answer)
@@ -146,10 +147,11 @@ def test_programs_are_compiled_once(monkeypatch):
     session = CvxpyProxSolver().open(problem_of("norm2", 8))
     session.solve(RNG.standard_normal((8, K)))
     (program,) = session._programs.values()
-    cached = program._problem._cache.param_prog
+    assert program.problem.is_dpp()
+    cached = program.problem._cache.param_prog
     assert cached is not None
     session.solve(RNG.standard_normal((8, K)))
-    assert program._problem._cache.param_prog is cached and list(session._programs.values()) == [program]
+    assert program.problem._cache.param_prog is cached and list(session._programs.values()) == [program]
 
 
 def test_rows_of_wildly_different_scale_share_a_block():
@@ -192,8 +194,8 @@ class Failing:
     def __init__(self, program, error) -> None:
         self.program, self.error = program, error
 
-    def solve(self, points, accuracy):
-        return self.program._no_answer(points, self.error)
+    def solve(self, block, accuracy):
+        return self.program.no_answer(block, self.error)
 
 
 def test_a_failed_block_is_solved_again_row_by_row():
