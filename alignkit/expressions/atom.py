@@ -242,6 +242,19 @@ class Reduction(Atom):
     def _batch_axes(self) -> tuple[int, ...]:
         return batch_axes(self.axis, self.args[0].ndim)
 
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        return [self._widened(xp, cotangent) * self._slope(xp, values[0], self._widened(xp, result))]
+
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        """A subgradient of each result in the entries it is made of: (n, *arg.shape).
+
+        Arguments:
+            xp: the array namespace.
+            value: the argument, (n, *arg.shape).
+            result: the results, with the reduced axes kept.
+        """
+        raise NotImplementedError(self.name)
+
     def _widened(self, xp: Any, results: Array) -> Array:
         """(n, *shape) with the reduced axes back, of length 1, to stand beside values of the argument."""
         gone = axes_of(self.axis, self.args[0].ndim)

@@ -1,4 +1,4 @@
-"""Quadratics: sum_squares and quad_form."""
+"""Quadratics: sum_squares, quad_form and quad_over_lin."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import array_api_compat
 import numpy as np
 
 from alignkit.errors import ParameterError, ShapeError
+from alignkit.expressions.affine import product_range
 from alignkit.expressions.arrays import Array, Floats, as_finite, constant_like, flat, is_sparse, shape_text
 from alignkit.expressions.atom import Atom, Reduction, as_argument, folded
 from alignkit.expressions.atoms.elementwise import away_from_zero
 from alignkit.expressions.curvature import Interval, Monotonicity
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import CALL, Expression, Printed
+from alignkit.expressions.layout import reshape
 from alignkit.expressions.matrices import Matrix, MovedMatrix, entry_bounds, norm_bound
 
-__all__ = ["quad_form", "sum_squares"]
+__all__ = ["quad_form", "quad_over_lin", "sum_squares"]
 
 #: Eigenvalues above −this, relative to the largest magnitude, count as nonnegative: rounding of a Gram matrix.
 DEFINITENESS_TOLERANCE = 1e-12
@@ -56,6 +59,9 @@ class SumSquares(Reduction):
         squares = values[0] * values[0]
         return xp.sum(squares, axis=axes) if axes else squares
 
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        return 2.0 * value
+
     def conjugate(self, dual: Array) -> Array:
         """‖y‖²/4."""
         self._whole()
@@ -66,6 +72,11 @@ class SumSquares(Reduction):
         """Everything is feasible."""
         self._whole()
         return dual
+
+    def prox(self, points: Array, step: float) -> Array:
+        """v/(1 + 2·step)."""
+        self._whole()
+        return points / (1.0 + 2.0 * step)
 
 
 class QuadForm(Atom):
@@ -122,12 +133,15 @@ class QuadForm(Atom):
         return Monotonicity.UNKNOWN
 
     def _own_range(self) -> Interval:
-        largest = Interval(0.0, self.args[0].range.magnitude.power(2).upper).times(
-            norm_bound(self.P) * self.args[0].size
+        bounds, count = self.args[0].range, self.args[0].size
+        squares = _weighted(bounds.magnitude.power(2), self.P.diagonal())
+        products = _weighted(product_range(bounds, bounds), _off_diagonal(self.P))
+        entrywise = Interval(squares.lower + products.lower, squares.upper + products.upper)
+        largest = Interval(0.0, bounds.magnitude.power(2).upper).times(norm_bound(self.P) * count).upper
+        return Interval(
+            max(entrywise.lower, 0.0 if self.definiteness > 0 else -largest),
+            min(entrywise.upper, 0.0 if self.definiteness < 0 else largest),
         )
-        if self.definiteness > 0:
-            return largest
-        return -largest if self.definiteness < 0 else Interval(-largest.upper, largest.upper)
 
     def _gain(self, position: int) -> float:
         strength = 2.0 * norm_bound(self.P) * math.sqrt(self.args[0].size)
@@ -136,6 +150,10 @@ class QuadForm(Atom):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         rows = flat(xp, values[0])
         return xp.sum(rows * self._moved.apply(xp, rows), axis=1)
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        slope = 2.0 * self._moved.apply(xp, flat(xp, values[0]))
+        return [xp.reshape(cotangent[:, None] * slope, (cotangent.shape[0], *self.args[0].shape))]
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
         return f"quad_form({parts[0][0]}, [{shape_text(tuple(self.P.shape))} constant])", CALL
@@ -155,9 +173,97 @@ class QuadForm(Atom):
         vectors = constant_like(self.spectrum[1], dual)
         return xp.reshape((flat(xp, dual) @ vectors) @ vectors.T, dual.shape)
 
+    def prox(self, points: Array, step: float) -> Array:
+        """(I + 2·step·|P|)⁻¹v, through the spectrum of P."""
+        if not self.definiteness:
+            raise ParameterError("quad_form has a proximal map only for a semidefinite P.", expression=str(self))
+        xp = array_api_compat.array_namespace(points)
+        values, vectors = self.spectrum
+        rows, basis = flat(xp, points), constant_like(vectors, points)
+        shrunk = constant_like(1.0 - 1.0 / (1.0 + 2.0 * step * np.abs(values)), points)
+        return xp.reshape(rows - ((rows @ basis) * shrunk) @ basis.T, points.shape)
+
     def _need_convex(self) -> None:
         if not self.is_atom_convex:
             raise ParameterError("quad_form has a conjugate only for a positive semidefinite P.", expression=str(self))
+
+
+class QuadOverLin(Atom):
+    """Σ x_i²/y for y > 0, inf elsewhere.
+
+    Arguments:
+        arg: x, of any shape.
+        divisor: y, a scalar expression.
+    """
+
+    name = "quad_over_lin"
+
+    def __init__(self, arg: Expression, divisor: Expression) -> None:
+        super().__init__((), (arg, divisor))
+
+    @property
+    def is_atom_convex(self) -> bool:
+        """Always true, jointly."""
+        return True
+
+    @property
+    def is_atom_concave(self) -> bool:
+        """Always false."""
+        return False
+
+    def monotonicity(self, position: int) -> Monotonicity:
+        """By the sign of x; decreasing in y."""
+        return Monotonicity.DECREASING if position else away_from_zero(self.args[0].range)
+
+    def _domain(self) -> tuple[tuple[int, float, bool], ...]:
+        return ((1, 0.0, True),)
+
+    def _squares(self) -> Interval:
+        return self.args[0].range.magnitude.power(2).times(float(self.args[0].size))
+
+    def _least_divisor(self) -> float:
+        return max(self.args[1].range.lower, 0.0)
+
+    def _gain(self, position: int) -> float:
+        length, least = math.sqrt(self._squares().upper), self._least_divisor()
+        if length == 0.0:
+            return 0.0
+        steepest = length / least if least > 0.0 else math.inf
+        return steepest * steepest if position else 2.0 * steepest
+
+    def _own_range(self) -> Interval:
+        squares, least, greatest = self._squares(), self._least_divisor(), self.args[1].range.upper
+        largest = squares.upper / least if least > 0.0 else math.inf
+        return Interval(squares.lower / greatest if greatest > 0.0 else 0.0, largest if squares.upper > 0.0 else 0.0)
+
+    def _numeric(self, xp: Any, values: list[Array]) -> Array:
+        rows, divisor = flat(xp, values[0]), values[1]
+        positive = divisor > 0.0
+        safe = xp.where(positive, divisor, xp.ones_like(divisor))
+        total = xp.sum(rows * (rows / safe[:, None]), axis=1)
+        return xp.where(positive, total, xp.full_like(total, math.inf))
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        arg = self.args[0]
+        divisor = xp.where(values[1] > 0.0, values[1], xp.ones_like(values[1]))
+        ratio = flat(xp, values[0]) / divisor[:, None]
+        slope = xp.reshape(cotangent[:, None] * (2.0 * ratio), (cotangent.shape[0], *arg.shape))
+        return [slope, -cotangent * xp.sum(ratio * ratio, axis=1)]
+
+
+def _weighted(bounds: Interval, weights: Floats) -> Interval:
+    """Bounds of Σ wᵢtᵢ for numbers tᵢ between bounds."""
+    ahead = bounds.times(float(weights[weights > 0.0].sum()))
+    behind = -bounds.times(-float(weights[weights < 0.0].sum()))
+    return Interval(ahead.lower + behind.lower, ahead.upper + behind.upper)
+
+
+def _off_diagonal(P: Matrix) -> Floats:
+    """The entries off the diagonal; of a sparse matrix, those that are stored."""
+    if is_sparse(P):
+        entries = P.tocoo()
+        return np.asarray(entries.data[entries.row != entries.col])
+    return np.asarray(P[~np.eye(P.shape[0], dtype=bool)])
 
 
 def _spectrum_signs(P: Matrix) -> tuple[bool, bool]:
@@ -233,7 +339,7 @@ def quad_form(x: Any, P: Any) -> Expression:
 
     Raises:
         ShapeError: P does not fit x.
-        ParameterError: P is not symmetric, or not constant.
+        ParameterError: P is not symmetric, not constant, or has parameters: their values would be frozen.
 
     Example:
         >>> from alignkit.expressions import Variable
@@ -244,6 +350,12 @@ def quad_form(x: Any, P: Any) -> Expression:
     if isinstance(P, Expression):
         if not P.is_constant():
             raise ParameterError(f"quad_form(x, P) takes a constant P, not {P}.", ways_out=("swap the arguments",))
+        if P.parameters():
+            raise ParameterError(
+                f"quad_form(x, P) takes a fixed P, and {P} has parameters: its eigenvalues decide the curvature.",
+                expression=f"quad_form({arg}, {P})",
+                ways_out=("sum_squares(L @ x) with a Parameter L, for P = LᵀL", "-sum_squares(L @ x) for P = −LᵀL"),
+            )
         P = P.value()
     matrix = as_finite(P, "The matrix P of quad_form")
     if matrix.ndim != 2 or matrix.shape != (arg.size, arg.size):
@@ -257,3 +369,67 @@ def quad_form(x: Any, P: Any) -> Expression:
         )
     symmetric = (matrix + matrix.T) / 2.0 if skew else matrix
     return folded(QuadForm(arg, symmetric))
+
+
+def quad_over_lin(x: Any, y: Any) -> Expression:
+    """The sum of squares over a positive number, Σ x_i²/y; jointly convex, decreasing in y.
+
+    Arguments:
+        x: an expression or a constant, of any shape.
+        y: a scalar expression or a constant; where it is not positive the function is inf. A constant gives
+            sum_squares(x) / y.
+
+    Returns:
+        A scalar expression.
+
+    Raises:
+        ShapeError: y is not a scalar.
+        ParameterError: y is never positive.
+
+    Example:
+        >>> from alignkit.expressions import Variable
+        >>> x = Variable(3)
+        >>> float(quad_over_lin(x[:2], x[2]).value([3.0, 4.0, 5.0]))
+        5.0
+    """
+    arg, divisor = as_argument(x, "quad_over_lin"), as_argument(y, "quad_over_lin")
+    if divisor.size != 1:
+        raise ShapeError(
+            f"quad_over_lin(x, y) takes a scalar y, and {divisor} has shape {divisor.shape}.",
+            expression=f"quad_over_lin({arg}, {divisor})",
+            ways_out=("the sum of quad_over_lin(x[i], y[i]) over rows", "sum(square(x) / y) for a constant y"),
+        )
+    divisor = reshape(divisor, ())
+    if divisor.range.upper <= 0.0:
+        raise ParameterError(
+            f"quad_over_lin(x, y) needs y > 0, and {divisor} is never positive.",
+            expression=f"quad_over_lin({arg}, {divisor})",
+            ways_out=("-quad_over_lin(x, -y)",),
+        )
+    if not divisor.depends and divisor.range.lower >= 0.0:
+        return sum_squares(arg) / divisor
+    return folded(QuadOverLin(arg, divisor))
+
+
+#: A positive definite matrix, for the example.
+_FORM = np.array([[2.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 2.0]])
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry("sum_squares", "convex", "Σ xᵢ²", sum_squares, (SumSquares,), sum_squares),
+    Entry(
+        "quad_form",
+        "convex",
+        "⟨x, Px⟩, P ≽ 0; concave for P ≼ 0",
+        lambda x: quad_form(x[0], _FORM),
+        (QuadForm,),
+        quad_form,
+    ),
+    Entry(
+        "quad_over_lin",
+        "convex",
+        "Σ xᵢ²/y, y > 0",
+        lambda x: quad_over_lin(x[0], x[1, 0]),
+        (QuadOverLin,),
+        quad_over_lin,
+    ),
+)
