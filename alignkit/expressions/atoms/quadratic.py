@@ -149,7 +149,12 @@ class QuadForm(Atom):
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         rows = flat(xp, values[0])
-        return xp.sum(rows * self._moved.apply(xp, rows), axis=1)
+        total = xp.sum(rows * self._moved.apply(xp, rows), axis=1)
+        if self.args[0].is_affine() or not self.definiteness:
+            return total
+        # An argument outside its domain is infinite, and a zero of P would make that a NaN.
+        outside = xp.any(xp.isinf(rows), axis=1)
+        return xp.where(outside, xp.full_like(total, self.definiteness * math.inf), total)
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         slope = 2.0 * self._moved.apply(xp, flat(xp, values[0]))
