@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.base.law import BaseLaw, Progress
+from alignkit.citations import Citation
 from alignkit.expressions import Expression, Subspace
 
 __all__ = [
@@ -67,12 +68,14 @@ class Bid:
         method: how it would solve it, in a few words.
         guarantee: what it promises.
         seconds: predicted time for the problem's rows on this machine, in seconds.
+        citations: the papers of the method, for `Problem.cite`.
     """
 
     backend: str
     method: str
     guarantee: Guarantee
     seconds: float
+    citations: tuple[Citation, ...] = ()
 
     @property
     def rank(self) -> tuple[int, float]:

@@ -62,12 +62,12 @@ class CurvatureError(AlignkitError):
     """An operation whose curvature rule forbids its arguments."""
 
 
-class DimensionError(AlignkitError):
-    """The intrinsic dimension k of the reward is too large for every route."""
-
-
 class IntractableError(AlignkitError):
     """The problem is hard in the worst case; the message says why and what is tractable nearby."""
+
+
+class DimensionError(IntractableError):
+    """The intrinsic dimension k of the reward is too large for every route that would take it otherwise."""
 
 
 class ImproperTargetError(AlignkitError):

@@ -7,19 +7,14 @@ from typing import Any
 from alignkit import registry
 from alignkit.aligned import Aligned
 from alignkit.base.law import BaseLaw
+from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import Recipe
 from alignkit.compiler.explain import explain_refusal
-from alignkit.compiler.plan import Plan, analyse, make_plan
+from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan
+from alignkit.compiler.refusals import NO_PLAN
 from alignkit.contracts import ProxProblem, TiltProgram
-from alignkit.errors import (
-    BackendRefusedError,
-    BackendUnavailableError,
-    IntractableError,
-    ParameterError,
-    Status,
-    UnboundedTransportError,
-)
+from alignkit.errors import ParameterError, Status
 from alignkit.expressions import Expression, as_expression
 from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
@@ -81,7 +76,9 @@ class Problem:
             the plan; print it for an explanation.
 
         Raises:
-            IntractableError: hard in the worst case; the message holds the reason and the ways out.
+            IntractableError: hard in the worst case; the message holds the reason and the ways out. It is a
+                DimensionError where only the dimension of the reward is in the way.
+            ImproperTargetError: p·exp(r/λ) has no finite normaliser.
             UnboundedTransportError: the reward outgrows λ·c.
             BackendUnavailableError: the backend is unknown or not installed; the message says what to install.
             BackendRefusedError: the backend, or every one, refused.
@@ -99,16 +96,57 @@ class Problem:
         """The reward as the compiler sees it, its route, the table of bids and the guarantee; or why there is none."""
         try:
             return str(self.compile())
-        except (IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError) as error:
-            return explain_refusal(self._diagnosis, self._verdicts, self.base, error)
+        except NO_PLAN as error:
+            return explain_refusal(self._diagnosis, self._verdicts, self.base, self.backends(), error)
+
+    def backends(self) -> Answers:
+        """What every backend answers, for the route taken and for the others that take the problem.
+
+        Returns:
+            a tuple of `Bid` and `Refusal`, those for the route taken first and the better bid first; it prints as a
+            table. Empty where no backend is needed, or where no route takes the problem.
+
+        Example:
+            >>> import alignkit as ak
+            >>> x = ak.Variable((2,))
+            >>> problem = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=2.0))
+            >>> [answer.backend for answer in problem.backends()]
+            ['exact', 'torch']
+        """
+        return answers_for(self._diagnosis, self._verdicts, self.base)
 
     def is_tractable(self) -> bool:
         """Whether some route takes the problem and some installed backend serves it."""
         try:
-            self.compile()
-        except (IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError):
+            make_plan(self._diagnosis, self._verdicts, self.base, ways_out=False)
+        except NO_PLAN:
             return False
         return True
+
+    def cite(self, style: str = "text") -> str:
+        """The papers that a solution rests on: of the route, of the rules that proved it, of the backend's method.
+
+        Arguments:
+            style: "text", a line for each, or "bibtex".
+
+        Raises:
+            ParameterError: another style.
+            IntractableError, ImproperTargetError, UnboundedTransportError, BackendUnavailableError,
+            BackendRefusedError: as for `compile`.
+
+        Example:
+            >>> import alignkit as ak
+            >>> x = ak.Variable((2,))
+            >>> problem = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=2.0))
+            >>> print(problem.cite())
+            “The tractability landscape of diffusion alignment”, 2026, arXiv 2605.11361
+        """
+        if style not in {"text", "bibtex"}:
+            raise ParameterError(f"There is no style {style!r} of citation.", ways_out=["Use 'text' or 'bibtex'."])
+        papers = self.compile().citations
+        if style == "bibtex":
+            return "\n\n".join(paper.bibtex for paper in papers)
+        return "\n".join(str(paper) for paper in papers)
 
     def solve(
         self,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
-from alignkit.compiler.closeness import Closeness
+from alignkit.compiler.closeness import KL, Closeness
+from alignkit.compiler.phrases import brief, described, named
+from alignkit.compiler.summands import Summands, features, summands_of
+from alignkit.compiler.violations import Violation, violations
 from alignkit.contracts import Composition
 from alignkit.expressions import Curvature, Expression
 
@@ -13,23 +18,21 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What the compiler knows of a problem before it looks for a route.
+    """What the compiler knows of a problem before it looks for a route, at the present values of its parameters.
+
+    What only an explanation needs is found when it is asked for.
 
     Arguments:
         reward: as the user wrote it.
         composition: as r(x) = f(Qx) + ⟨g, x⟩ + c.
         closeness: the user's choice.
         curvature: of the reward; that of f where composition reveals more.
-        rule: the sentence of the calculus that gave it.
-        lipschitz: a Lipschitz constant of f over w; infinite when none is known, 0 for affine rewards.
     """
 
     reward: Expression
     composition: Composition
     closeness: Closeness
     curvature: Curvature
-    rule: str
-    lipschitz: float
 
     @property
     def dimension(self) -> int:
@@ -41,12 +44,80 @@ class Diagnosis:
         """Whether nothing but ⟨g, x⟩ + c is left."""
         return self.composition.nonlinear is None
 
+    @cached_property
+    def lipschitz(self) -> float:
+        """A Lipschitz constant of f over w; infinite when none is known, 0 for affine rewards."""
+        nonlinear = self.composition.nonlinear
+        return 0.0 if nonlinear is None else float(nonlinear.lipschitz)
+
+    @property
+    def rule(self) -> str:
+        """The sentence of the calculus that gave the curvature."""
+        return "no nonlinear atom is left." if self.is_affine else self.reward.curvature_rule
+
+    @property
+    def wanted(self) -> Curvature:
+        """The curvature that makes any reward tractable under this closeness, in few dimensions under KL."""
+        return Curvature.CONVEX if isinstance(self.closeness, KL) else Curvature.CONCAVE
+
+    @property
+    def has_wanted(self) -> bool:
+        """Whether the reward has it."""
+        convex = self.wanted is Curvature.CONVEX
+        return self.curvature.is_convex if convex else self.curvature.is_concave
+
+    @cached_property
+    def violations(self) -> tuple[Violation, ...]:
+        """Where the reward fails to have the wanted curvature; empty where it has it."""
+        return () if self.has_wanted else violations(self.reward, self.wanted)
+
+    @cached_property
+    def summands(self) -> Summands:
+        """The reward as a sum, with its convex and concave parts."""
+        return summands_of(self.reward)
+
+    @property
+    def convex_part(self) -> Expression | None:
+        """The summands that are proved convex, together; None when there are none."""
+        return self.summands.convex_part
+
+    @property
+    def concave_part(self) -> Expression | None:
+        """The summands that are proved concave and not affine, together; None when there are none."""
+        return self.summands.concave_part
+
+    @property
+    def is_difference_of_convex(self) -> bool:
+        """Whether the reward is proved to be a convex function plus a concave one."""
+        return self.summands.is_difference_of_convex
+
+    @property
+    def steep(self) -> tuple[Expression, ...]:
+        """The summands without a known Lipschitz constant."""
+        return tuple(term for term in self.summands.terms if math.isinf(term.lipschitz))
+
+    @property
+    def shortfall(self) -> str:
+        """What keeps the reward from the wanted curvature, in a clause."""
+        reasons = [violation.reason.removesuffix(".") for violation in self.violations]
+        what = f"the reward is {described(self.curvature)}, not {self.wanted}"
+        return f"{what}: {named(reasons, joint='; ')}" if reasons else what
+
+    @property
+    def shortfall_of_affine(self) -> str:
+        """What keeps the reward from being affine, in a clause."""
+        bent = [brief(term) for term in self.summands.terms if not term.is_affine()]
+        what = f"the reward is {described(self.curvature)}, not affine"
+        return f"{what}: {named(bent)} {'is' if len(bent) == 1 else 'are'} nonlinear" if bent else what
+
+    @property
+    def described_features(self) -> str:
+        """The affine sub-expressions whose rows make up k, in words."""
+        found = [f"{brief(one)} ({one.size} row{'' if one.size == 1 else 's'})" for one in features(self.reward)]
+        return named(found)
+
 
 def diagnose(reward: Expression, composition: Composition, closeness: Closeness) -> Diagnosis:
-    """Read off the curvature and the Lipschitz constant of a composed reward."""
+    """Read off the curvature of a composed reward."""
     nonlinear = composition.nonlinear
-    if nonlinear is None:
-        return Diagnosis(reward, composition, closeness, Curvature.AFFINE, "no nonlinear atom is left.", 0.0)
-    return Diagnosis(
-        reward, composition, closeness, nonlinear.curvature, reward.curvature_rule, float(nonlinear.lipschitz)
-    )
+    return Diagnosis(reward, composition, closeness, Curvature.AFFINE if nonlinear is None else nonlinear.curvature)

@@ -1,46 +1,39 @@
-"""From a declared problem to a plan: compose, diagnose, choose the route, collect bids, choose the backend."""
+"""From a declared problem to a plan: diagnose, choose the route, collect bids, choose the backend."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from alignkit import registry
 from alignkit.base.law import BaseLaw
+from alignkit.citations import DISCIPLINED_CONVEX_PROGRAMMING, Citation
+from alignkit.compiler.bids import Answers, Offer, collect_offers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
+from alignkit.compiler.composition import compose
 from alignkit.compiler.diagnosis import Diagnosis, diagnose
 from alignkit.compiler.explain import explain_plan
-from alignkit.compiler.routes import ROUTES, Route
-from alignkit.contracts import Bid, Composition, Guarantee, ProxProblem, Refusal, TiltProgram
+from alignkit.compiler.paths import Edge, cheapest_path
+from alignkit.compiler.refusals import NO_PLAN, about_reward, intractable, unserved
+from alignkit.compiler.routes import ROUTES, Options, ProblemClass, Reduction, Request, Route, RouteTable, class_of
+from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
+from alignkit.compiler.verdicts import Verdict, judge
+from alignkit.contracts import Bid, Composition, Guarantee, Refusal
 from alignkit.errors import (
+    AlignkitError,
     BackendRefusedError,
     BackendUnavailableError,
-    IntractableError,
+    ImproperTargetError,
     ShapeError,
     UnboundedTransportError,
 )
 from alignkit.expressions import Expression
-from alignkit.transport.reduction import reduce_transport
+from alignkit.registry import BackendStatus
+from alignkit.transport.boundedness import check_bounded
 
-__all__ = ["Plan", "Verdict", "analyse", "make_plan"]
+__all__ = ["Plan", "analyse", "answers_for", "make_plan", "suggestions_for"]
 
-# Bids predict the time of this many rows.
-_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a route takes the problem.
-
-    Arguments:
-        route: the row of the table.
-        excluded: the reason the problem is outside it; None when inside.
-    """
-
-    route: Route
-    excluded: str | None
+_SOLVED = ProblemClass("solved")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +45,7 @@ class Plan:
         diagnosis: the reward as the compiler sees it.
         verdicts: every route of the closeness, taken or not, with the reason.
         chosen: the route taken.
-        answers: every backend's bid or refusal, the best bid first.
+        offers: what backends answered, for the route taken and for the others that take the problem.
         bid: the one accepted; None when the reduction leaves nothing for a backend to do.
         request: what the backend is asked; None as for the bid.
         tolerance: the largest relative gap wanted, under Wasserstein closeness.
@@ -70,9 +63,9 @@ class Plan:
     diagnosis: Diagnosis
     verdicts: tuple[Verdict, ...]
     chosen: Route
-    answers: tuple[Bid | Refusal, ...]
+    offers: tuple[Offer, ...]
     bid: Bid | None
-    request: TiltProgram | ProxProblem | None
+    request: Request
     tolerance: float
     warnings: tuple[str, ...] = field(default=())
 
@@ -102,19 +95,44 @@ class Plan:
         return "none" if self.bid is None else self.bid.backend
 
     @property
+    def answers(self) -> tuple[Bid | Refusal, ...]:
+        """Every backend's bid or refusal for the route taken, the best bid first."""
+        return next(offer.answers for offer in self.offers if self.chosen in offer.routes)
+
+    @property
     def guarantee(self) -> str:
-        """What is promised: the reduction's part with its source, and the backend's."""
+        """What is promised: the reduction's part with its sources, and the backend's."""
         backend = Guarantee.EXACT if self.bid is None else self.bid.guarantee
-        return f"{self.chosen.guarantee} ({self.chosen.source}); {self.backend}: {backend.sentence}"
+        sources = "; ".join(paper.short for paper in self.chosen.citations)
+        reduction = f"{self.chosen.guarantee} ({sources})" if sources else self.chosen.guarantee
+        return f"{reduction}; {self.backend}: {backend.sentence}"
+
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        """The papers it rests on: those of the route, of the calculus of curvature where it decided, of the backend."""
+        calculus = () if self.diagnosis.is_affine else (DISCIPLINED_CONVEX_PROGRAMMING,)
+        backend = () if self.bid is None else self.bid.citations
+        return tuple(dict.fromkeys((*self.chosen.citations, *calculus, *backend)))
 
     def __str__(self) -> str:
         return explain_plan(self)
 
 
 def analyse(
-    reward: Expression, composition: Composition, base: BaseLaw, closeness: Closeness
+    reward: Expression,
+    composition: Composition,
+    base: BaseLaw,
+    closeness: Closeness,
+    table: RouteTable = ROUTES,
 ) -> tuple[Diagnosis, tuple[Verdict, ...]]:
     """Diagnose a composed reward, and hold it against every route of its closeness.
+
+    Arguments:
+        reward: as the user wrote it.
+        composition: what `compose` made of it.
+        base: the base law p.
+        closeness: the user's choice.
+        table: the routes there are.
 
     Raises:
         ShapeError: the variable's shape is not the base law's.
@@ -126,8 +144,7 @@ def analyse(
             expression=str(reward),
         )
     diagnosis = diagnose(reward, composition, closeness)
-    rows = [route for route in ROUTES if isinstance(closeness, route.closeness)]
-    return diagnosis, tuple(Verdict(route, route.excludes(diagnosis)) for route in rows)
+    return diagnosis, judge(table.routes(class_of(closeness)), diagnosis)
 
 
 def make_plan(
@@ -138,8 +155,10 @@ def make_plan(
     backend: str = "auto",
     device: str = "auto",
     tolerance: float = 1e-6,
+    table: RouteTable = ROUTES,
+    ways_out: bool = True,
 ) -> Plan:
-    """Choose the route and the backend of an analysed problem.
+    """Choose the route and the backend of an analysed problem: the cheapest path through the table.
 
     Arguments:
         diagnosis, verdicts: what `analyse` gave.
@@ -147,131 +166,145 @@ def make_plan(
         backend: "auto" or a backend's name.
         device: "auto", or as the engine names it.
         tolerance: the largest relative gap wanted, under Wasserstein closeness.
+        table: the routes there are, as for `analyse`; changed problems are held against it too.
+        ways_out: whether an error should come with changes that make the problem tractable, which takes time to find.
 
     Raises:
-        IntractableError: no route takes the problem.
+        IntractableError: no route takes the problem; `DimensionError` where only its dimension is in the way.
         UnboundedTransportError: the reward outgrows λ·c.
         BackendUnavailableError: the named backend is unknown or not installed, or nothing serves the route.
         BackendRefusedError: the named backend, or every one, refused.
     """
-    closeness = diagnosis.closeness
-    problem = None
-    if isinstance(closeness, Wasserstein):
-        # Before the routes: an unbounded transport is a stronger verdict than an intractable one.
-        try:
-            problem = reduce_transport(
-                diagnosis.composition, closeness.present_weight, rows=_ROWS, tolerance=tolerance, device=device
-            )
-        except UnboundedTransportError as error:
-            # The reduction knows f over w alone; the user wrote r over x.
-            raise UnboundedTransportError(
-                error.message, ways_out=error.ways_out, expression=str(diagnosis.reward)
-            ) from error
-    route = _choose_route(diagnosis, verdicts)
-    request: TiltProgram | ProxProblem | None = problem
-    if isinstance(closeness, KL):
-        directions = (diagnosis.composition.linear / closeness.present_weight)[None]
-        request = TiltProgram(base, directions, np.ones((1, 1)), _ROWS, device)
-    answers: tuple[Bid | Refusal, ...] = ()
-    bid = None
-    if request is None:
-        _require_known(backend)
-    else:
-        answers, bid = _collect(route, request, backend)
-    return Plan(
-        base, diagnosis, verdicts, route, answers, bid, request, tolerance, warnings=tuple(_warnings(base, closeness))
-    )
-
-
-def _choose_route(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...]) -> Route:
-    admitted = [verdict.route for verdict in verdicts if verdict.excluded is None]
-    if not admitted:
-        raise _intractable(diagnosis, verdicts)
-    for route in admitted:
-        if route.capability is not None:
-            return route
-    raise BackendUnavailableError(
-        f"The problem is tractable ({admitted[0].name}: {admitted[0].reduction}), but this version of alignkit has no "
-        f"reduction for it yet.",
-        ways_out=["Use an affine reward under KL.", "Use ak.Wasserstein(weight=…) if the reward is concave."],
-        expression=str(diagnosis.reward),
-    )
-
-
-def _intractable(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...]) -> IntractableError:
-    """The error for a problem that no route takes: why, and what is tractable nearby."""
-    reasons = "; ".join(f"{verdict.route.name}: {verdict.excluded}" for verdict in verdicts)
-    if isinstance(diagnosis.closeness, KL):
-        why = (
-            f"KL alignment of a reward that is {diagnosis.curvature} is hard in the worst case, even in one dimension "
-            f"(“The tractability landscape of diffusion alignment”, arXiv 2605.11361)."
-        )
-        ways_out = [
-            "Use a convex upper part of the reward, or its linearisation.",
-            "Flip the sign if you meant the opposite: −r is convex where r is concave.",
-        ]
-        if diagnosis.curvature.is_concave:
-            ways_out.insert(0, "Use ak.Wasserstein(weight=…): concave rewards are tractable there in any dimension.")
-    else:
-        why = (
-            f"Wasserstein alignment of a reward that is {diagnosis.curvature}, with k = {diagnosis.dimension} and "
-            f"Lipschitz constant {diagnosis.lipschitz:.3g}, is in no tractable class."
-        )
-        ways_out = [
-            "Use a concave reward (any dimension), or a Lipschitz one of at most three linear features.",
-            "Raise λ until λ·c dominates the reward's convex part.",
-        ]
-        if diagnosis.curvature.is_convex:
-            ways_out.insert(0, "Use ak.KL(weight=…): convex rewards of low dimension are tractable there.")
-    return IntractableError(
-        f"{why} Curvature: {diagnosis.rule} Routes: {reasons}.",
-        ways_out=ways_out,
-        expression=str(diagnosis.reward),
-    )
-
-
-def _collect(route: Route, request: Any, backend: str) -> tuple[tuple[Bid | Refusal, ...], Bid]:
-    """Every backend's answer, best first, and the accepted bid."""
-    assert route.capability is not None
-    if backend == "auto":
-        names = registry.offers(route.capability)
-    else:
-        names = (backend,)
-        registry.require(backend, route.capability)
-    answers = [_answer(name, route.capability, request) for name in names]
-    bids = sorted((answer for answer in answers if isinstance(answer, Bid)), key=lambda bid: bid.rank)
-    refusals = [answer for answer in answers if isinstance(answer, Refusal)]
-    if not bids:
-        if not refusals:
-            raise BackendUnavailableError(
-                f"No installed backend offers a {route.capability.replace('_', ' ')} for the route {route.name!r}.",
-                ways_out=["`alignkit backends` lists what is installed and what is missing."],
-            )
-        reasons = "; ".join(f"{refusal.backend}: {refusal.reason}" for refusal in refusals)
-        raise BackendRefusedError(
-            f"No backend takes the route {route.name!r}: {reasons}.",
-            ways_out=["Use backend='auto'." if backend != "auto" else "Install another backend, or change the reward."],
-        )
-    return (*bids, *refusals), bids[0]
-
-
-def _answer(name: str, capability: str, request: Any) -> Bid | Refusal:
-    """One backend's bid or refusal, under the name it is registered by; a broken one refuses."""
+    statuses = registry.installed_backends()
+    options = Options(backend=backend, tolerance=tolerance, device=device)
     try:
-        answer = registry.require(name, capability)().bid(request)
-        if isinstance(answer, Bid | Refusal):
-            return replace(answer, backend=name)
-        return Refusal(name, f"broken: its bid is a {type(answer).__name__}, neither Bid nor Refusal")
-    # A plug-in is somebody else's code and may raise anything; the others must stay usable.
-    except Exception as error:
-        return Refusal(name, f"broken: {type(error).__name__}: {error}")
+        return _plan(diagnosis, verdicts, base, options, statuses)
+    except NO_PLAN as error:
+        if not ways_out or backend != "auto":
+            raise
+        # Both hold for a problem as it stands, and only a backend is missing.
+        tractable = isinstance(error, BackendUnavailableError | BackendRefusedError)
+        found = _suggestions(diagnosis, base, table, statuses, tractable=tractable)
+        raise _with_ways_out(error, found) from error.__cause__
 
 
-def _require_known(backend: str) -> None:
-    """Refuse a backend's name that no one registered, even where the plan needs none."""
-    known = {status.name for status in registry.installed_backends()}
-    if backend != "auto" and backend not in known:
-        registry.require(backend, "prox_solver")
+def answers_for(
+    diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: BaseLaw, *, device: str = "auto", tolerance: float = 1e-6
+) -> Answers:
+    """What each backend answers, for the route taken and for the others that take the problem.
+
+    Arguments:
+        diagnosis, verdicts, base, device, tolerance: as for `make_plan`.
+    """
+    statuses = registry.installed_backends()
+    options = Options(tolerance=tolerance, device=device)
+    try:
+        plan = _plan(diagnosis, verdicts, base, options, statuses)
+    except NO_PLAN as error:
+        admitted = [verdict.route for verdict in verdicts if verdict.admits]
+        offers: tuple[Offer, ...] = ()
+        if isinstance(error, BackendUnavailableError | BackendRefusedError):
+            offers = collect_offers(admitted, diagnosis, base, options, statuses)
+        return Answers(offers, reason=f"No backend was asked: {error.message}")
+    return Answers(plan.offers, plan.bid)
+
+
+def suggestions_for(diagnosis: Diagnosis, base: BaseLaw, table: RouteTable = ROUTES) -> tuple[Suggestion, ...]:
+    """The smallest changes after which an intractable problem is tractable, as the compiler itself finds.
+
+    Arguments:
+        diagnosis: the problem.
+        base: the base law p.
+        table: the routes there are.
+    """
+    return _suggestions(diagnosis, base, table, registry.installed_backends(), tractable=False)
+
+
+def _plan(
+    diagnosis: Diagnosis,
+    verdicts: tuple[Verdict, ...],
+    base: BaseLaw,
+    options: Options,
+    statuses: Sequence[BackendStatus],
+) -> Plan:
+    # Before the routes: that there is no target is a stronger verdict than that it is hard to reach.
+    _check_target(diagnosis, base)
+    admitted = [verdict.route for verdict in verdicts if verdict.admits]
+    if not admitted:
+        raise intractable(diagnosis, verdicts)
+    try:
+        offers = collect_offers(admitted, diagnosis, base, options, statuses)
+    except BackendUnavailableError as error:
+        raise about_reward(error, diagnosis) from error
+    path = cheapest_path(_edges(offers, diagnosis), class_of(diagnosis.closeness), _SOLVED)
+    if path is None:
+        raise unserved(diagnosis, verdicts, offers, options.backend)
+    steps = tuple(edge.label for edge in path if isinstance(edge.label, Reduction))
+    offer, chosen = next((offer, route) for offer in offers for route in offer.routes if route.reductions == steps)
+    bid = path[-1].label
+    return Plan(
+        base=base,
+        diagnosis=diagnosis,
+        verdicts=verdicts,
+        chosen=chosen,
+        offers=(offer, *(other for other in offers if other is not offer)),
+        bid=bid if isinstance(bid, Bid) else None,
+        request=offer.request,
+        tolerance=options.tolerance,
+        warnings=tuple(_warnings(base, diagnosis.closeness)),
+    )
+
+
+def _check_target(diagnosis: Diagnosis, base: BaseLaw) -> None:
+    """Raise when the law that the user asks for does not exist, as far as that is decided at compile time."""
+    closeness, nonlinear = diagnosis.closeness, diagnosis.composition.nonlinear
+    try:
+        if isinstance(closeness, Wasserstein) and nonlinear is not None:
+            check_bounded(nonlinear, closeness.present_weight)
+    except AlignkitError as error:
+        raise about_reward(error, diagnosis) from error
+
+
+def _edges(offers: Sequence[Offer], diagnosis: Diagnosis) -> list[Edge[Reduction | Bid | None]]:
+    """The reductions that hold, each once, and a last edge for every bid."""
+    steps = dict.fromkeys(step for offer in offers for route in offer.routes for step in route.reductions)
+    edges: list[Edge[Reduction | Bid | None]] = [
+        Edge(step.source, step.target, step.strength, step.cost(diagnosis), step) for step in steps
+    ]
+    for offer in offers:
+        ends = dict.fromkeys(route.terminal.problems for route in offer.routes)
+        if offer.request is None:
+            edges += [Edge(end, _SOLVED, Guarantee.EXACT, 0.0, None) for end in ends]
+        else:
+            edges += [Edge(end, _SOLVED, bid.guarantee, bid.seconds, bid) for end in ends for bid in offer.bids]
+    return edges
+
+
+def _suggestions(
+    diagnosis: Diagnosis, base: BaseLaw, table: RouteTable, statuses: Sequence[BackendStatus], *, tractable: bool
+) -> tuple[Suggestion, ...]:
+    def find(reward: Expression, closeness: Closeness) -> Judgement | None:
+        try:
+            changed, verdicts = analyse(reward, compose(reward), base, closeness, table)
+        # A changed reward may be no reward at all, as one without the variable.
+        except AlignkitError:
+            return None
+        try:
+            plan = _plan(changed, verdicts, base, Options(), statuses)
+        except (BackendUnavailableError, BackendRefusedError):
+            return Judgement(next(verdict.route.name for verdict in verdicts if verdict.admits), None)
+        except AlignkitError:
+            return None
+        return Judgement(plan.route, plan.backend)
+
+    return suggest(diagnosis, base, find, tractable=tractable)
+
+
+def _with_ways_out(error: AlignkitError, found: Sequence[Suggestion]) -> AlignkitError:
+    """The error with proved ways out. That there is no target has ways out of its own, beside them."""
+    own = error.ways_out if isinstance(error, UnboundedTransportError | ImproperTargetError) or not found else ()
+    ways = (*own, *(str(suggestion) for suggestion in found))
+    return type(error)(error.message, ways_out=ways, expression=error.expression)
 
 
 def _warnings(base: BaseLaw, closeness: Closeness) -> list[str]:
