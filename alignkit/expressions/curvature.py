@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,7 +119,9 @@ class Interval:
 
     def power(self, exponent: float) -> Interval:
         """The bounds of t ↦ t**exponent, for a nonnegative interval and a positive exponent."""
-        return Interval(self.lower**exponent, _overflow_to_inf(self.upper, exponent))
+        # A lower bound of inf would make differences of bounds NaN.
+        least = min(_overflow_to_inf(self.lower, exponent), sys.float_info.max)
+        return Interval(least, _overflow_to_inf(self.upper, exponent))
 
     def times(self, factor: float) -> Interval:
         """The bounds after multiplication by a nonnegative factor, with 0·inf = 0."""

@@ -1,8 +1,10 @@
-"""Atoms that act entry by entry: abs, square, huber, pos."""
+"""Atoms that act entry by entry: abs, square, huber, pos, neg."""
 
 from __future__ import annotations
 
 import math
+import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,16 +14,37 @@ from alignkit.errors import ParameterError
 from alignkit.expressions.arrays import Array
 from alignkit.expressions.atom import Atom, as_argument, folded
 from alignkit.expressions.curvature import Interval, Monotonicity
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import Expression, operations
 
-__all__ = ["abs", "huber", "pos", "square"]
+__all__ = ["abs", "huber", "neg", "pos", "square"]
 
 
 class Elementwise(Atom):
-    """A convex function of one number, applied to every entry."""
+    """A function of one number, applied to every entry; subclasses give its slope, and the pullback follows."""
 
     def __init__(self, arg: Expression) -> None:
         super().__init__(arg.shape, (arg,))
+
+    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
+        # A slope may overflow where nothing depends on the entry, and 0·inf is NaN.
+        idle = cotangent == 0.0
+        slope = self._slope(xp, values[0], result)
+        return [cotangent * xp.where(idle, xp.zeros_like(slope), slope)]
+
+    @abstractmethod
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        """The derivative at every entry, a sub- or supergradient at kinks: (n, *shape).
+
+        Arguments:
+            xp: the array namespace.
+            value: the argument, (n, *shape).
+            result: the value of the atom, (n, *shape).
+        """
+
+
+class ConvexElementwise(Elementwise):
+    """A convex function of one number."""
 
     @property
     def is_atom_convex(self) -> bool:
@@ -34,7 +57,21 @@ class Elementwise(Atom):
         return False
 
 
-class Even(Elementwise):
+class ConcaveElementwise(Elementwise):
+    """A concave function of one number."""
+
+    @property
+    def is_atom_convex(self) -> bool:
+        """Always false."""
+        return False
+
+    @property
+    def is_atom_concave(self) -> bool:
+        """Always true."""
+        return True
+
+
+class Even(ConvexElementwise):
     """A convex even function: it increases right of 0 and decreases left of it."""
 
     def monotonicity(self, position: int) -> Monotonicity:
@@ -63,6 +100,9 @@ class Abs(Even):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         return xp.abs(values[0])
 
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        return xp.sign(value)
+
     def conjugate(self, dual: Array) -> Array:
         """0 on [−1, 1]."""
         return dual * 0.0
@@ -70,6 +110,10 @@ class Abs(Even):
     def project_dual(self, dual: Array) -> Array:
         """Clip to [−1, 1]."""
         return clip(dual, -1.0, 1.0)
+
+    def prox(self, points: Array, step: float) -> Array:
+        """Soft thresholding."""
+        return points - clip(points, -step, step)
 
 
 class Square(Even):
@@ -86,6 +130,9 @@ class Square(Even):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         return values[0] * values[0]
 
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        return 2.0 * value
+
     def conjugate(self, dual: Array) -> Array:
         """y²/4."""
         return dual * dual / 4.0
@@ -93,6 +140,10 @@ class Square(Even):
     def project_dual(self, dual: Array) -> Array:
         """Everything is feasible."""
         return dual
+
+    def prox(self, points: Array, step: float) -> Array:
+        """v/(1 + 2t)."""
+        return points / (1.0 + 2.0 * step)
 
 
 class Huber(Even):
@@ -111,10 +162,10 @@ class Huber(Even):
 
     def _own_range(self) -> Interval:
         bounds = self.args[0].range.magnitude
-        return Interval(self._at(bounds.lower), self._at(bounds.upper))
+        return Interval(min(self._at(bounds.lower), sys.float_info.max), self._at(bounds.upper))
 
     def _at(self, magnitude: float) -> float:
-        return magnitude**2 if magnitude <= self.M else 2.0 * self.M * magnitude - self.M**2
+        return magnitude * magnitude if magnitude <= self.M else self.M * (2.0 * magnitude - self.M)
 
     def _gain(self, position: int) -> float:
         return 2.0 * min(self.M, self.args[0].range.magnitude.upper)
@@ -124,6 +175,9 @@ class Huber(Even):
         magnitude = xp.abs(values[0])
         small = xp.where(magnitude < self.M, magnitude, xp.full_like(magnitude, self.M))
         return small * small + 2.0 * self.M * (magnitude - small)
+
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        return 2.0 * clip(value, -self.M, self.M)
 
     def _options(self) -> Sequence[str]:
         return () if self.M == 1.0 else (f"M={self.M:.6g}",)
@@ -136,8 +190,12 @@ class Huber(Even):
         """Clip to [−2M, 2M]."""
         return clip(dual, -2.0 * self.M, 2.0 * self.M)
 
+    def prox(self, points: Array, step: float) -> Array:
+        """v/(1 + 2t), or a move by 2Mt where that leaves the quadratic."""
+        return points - 2.0 * step * clip(points / (1.0 + 2.0 * step), -self.M, self.M)
 
-class Pos(Elementwise):
+
+class Pos(ConvexElementwise):
     """max(x, 0)."""
 
     name = "pos"
@@ -154,7 +212,10 @@ class Pos(Elementwise):
         return 1.0 if self.args[0].range.upper > 0.0 else 0.0
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
-        return xp.where(values[0] > 0.0, values[0], xp.zeros_like(values[0]))
+        return xp.where(values[0] <= 0.0, xp.zeros_like(values[0]), values[0])
+
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        return xp.astype(value > 0.0, value.dtype)
 
     def conjugate(self, dual: Array) -> Array:
         """0 on [0, 1]."""
@@ -164,10 +225,58 @@ class Pos(Elementwise):
         """Clip to [0, 1]."""
         return clip(dual, 0.0, 1.0)
 
+    def prox(self, points: Array, step: float) -> Array:
+        """Positive points move left by t, as far as 0."""
+        return points - clip(points, 0.0, step)
 
-def clip(values: Array, lower: float, upper: float) -> Array:
+
+class Neg(ConvexElementwise):
+    """max(−x, 0)."""
+
+    name = "neg"
+
+    def monotonicity(self, position: int) -> Monotonicity:
+        """Decreasing."""
+        return Monotonicity.DECREASING
+
+    def _own_range(self) -> Interval:
+        bounds = self.args[0].range
+        return Interval(max(0.0, -bounds.upper), max(0.0, -bounds.lower))
+
+    def _gain(self, position: int) -> float:
+        return 1.0 if self.args[0].range.lower < 0.0 else 0.0
+
+    def _numeric(self, xp: Any, values: list[Array]) -> Array:
+        return xp.where(values[0] >= 0.0, xp.zeros_like(values[0]), -values[0])
+
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
+        return -xp.astype(value < 0.0, value.dtype)
+
+    def conjugate(self, dual: Array) -> Array:
+        """0 on [−1, 0]."""
+        return dual * 0.0
+
+    def project_dual(self, dual: Array) -> Array:
+        """Clip to [−1, 0]."""
+        return clip(dual, -1.0, 0.0)
+
+    def prox(self, points: Array, step: float) -> Array:
+        """Negative points move right by t, as far as 0."""
+        return points - clip(points, -step, 0.0)
+
+
+def clip(values: Array, lower: float | None, upper: float | None) -> Array:
     """Entries moved into [lower, upper]; a method of all three libraries' arrays, as the standard's is recent."""
     return values.clip(lower, upper)
+
+
+def lifted(xp: Any, values: Array) -> Array:
+    """Entries below the smallest positive normal number moved up to it.
+
+    Slopes that are infinite at 0 are taken beside it: they are large then, but come through matrices without NaN.
+    """
+    least = xp.full_like(values, float(xp.finfo(values.dtype).smallest_normal))
+    return xp.where(values < least, least, values)
 
 
 def abs(x: Any) -> Expression:
@@ -249,4 +358,29 @@ def pos(x: Any) -> Expression:
     return folded(Pos(as_argument(x, "pos")))
 
 
+def neg(x: Any) -> Expression:
+    """The negative part max(−x, 0) of every entry; convex and decreasing.
+
+    Arguments:
+        x: an expression or a constant.
+
+    Returns:
+        An expression of the same shape.
+
+    Example:
+        >>> from alignkit.expressions import Variable
+        >>> neg(Variable(2)).value([-1.0, 2.0])
+        array([1., 0.])
+    """
+    return folded(Neg(as_argument(x, "neg")))
+
+
 operations.update(abs=abs, square=square)
+
+ENTRIES = (
+    Entry("abs", "convex", "|x|", abs, (Abs,), abs),
+    Entry("square", "convex", "x²", square, (Square,), square),
+    Entry("huber", "convex", "x² for |x| ≤ M, 2M|x| − M² beyond", lambda x: huber(x, 0.5), (Huber,), huber),
+    Entry("pos", "convex", "max(x, 0)", pos, (Pos,), pos),
+    Entry("neg", "convex", "max(−x, 0)", neg, (Neg,), neg),
+)
