@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from alignkit import registry
@@ -10,12 +11,15 @@ from alignkit.base.law import BaseLaw
 from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import Recipe
+from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.explain import explain_refusal
-from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan
+from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_again
 from alignkit.compiler.refusals import NO_PLAN
-from alignkit.contracts import ProxProblem, TiltProgram
+from alignkit.compiler.verdicts import Verdict
+from alignkit.contracts import ProxProblem, ProxSession, TiltProgram
 from alignkit.errors import ParameterError, Status
-from alignkit.expressions import Expression, as_expression
+from alignkit.expressions import Expression, Parameter, as_expression, from_cvxpy
+from alignkit.expressions.imported import is_cvxpy
 from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
@@ -27,13 +31,39 @@ __all__ = ["KL", "Problem", "Wasserstein"]
 _TOLERANCE = 1e-6
 
 
+@dataclass(frozen=True, eq=False)
+class _Analysis:
+    """What the compiler found at one set of values of the parameters, by their versions."""
+
+    versions: tuple[int, ...]
+    recipe: Recipe
+    diagnosis: Diagnosis
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """What a later solve with other values of the parameters can use again."""
+
+    options: tuple[str, str, float | None]
+    plan: Plan
+    session: ProxSession | None
+
+
+def _versions(parameters: tuple[Parameter, ...]) -> tuple[int, ...]:
+    return tuple(parameter.version for parameter in parameters)
+
+
 class Problem:
     """Align a base law p to a reward r: find q that maximises E_q[r] − λ·D(q, p).
 
     Arguments:
-        reward: a scalar expression of one variable of the base law's shape.
+        reward: a scalar expression of one variable of the base law's shape, of alignkit or of cvxpy.
         base: the base law p, any of `ak.base`.
         closeness: D and λ: `ak.KL(weight=λ)` or `ak.Wasserstein(weight=λ)`.
+
+    A new value of an `ak.Parameter` takes effect at the next call. `solve` then keeps the route, the backend and what
+    the backend compiled where they still serve; `compile` looks at everything anew, as after installing a backend.
 
     Raises:
         ParameterError: the reward has no variable, or more than one, or an argument is of the wrong kind.
@@ -58,11 +88,31 @@ class Problem:
                 f"Closeness must be ak.KL(weight=λ) or ak.Wasserstein(weight=λ), not {closeness!r}.",
                 ways_out=["ak.KL(weight=1.0).", "ak.Wasserstein(weight=1.0)."],
             )
-        self.reward: Expression = as_expression(reward)
+        self.reward: Expression = from_cvxpy(reward) if is_cvxpy(reward) else as_expression(reward)
         self.base = base
         self.closeness = closeness
-        self._recipe = Recipe(self.reward)
-        self._diagnosis, self._verdicts = analyse(self.reward, self._recipe.composition, base, closeness)
+        self._analysis: _Analysis | None = None
+        self._last: _Solved | None = None
+        if not any(parameter.is_unset for parameter in self.parameters):
+            self._analysed()
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters of the reward and of the closeness, each once."""
+        weight = self.closeness.weight
+        own = (weight,) if isinstance(weight, Parameter) else ()
+        return tuple(dict.fromkeys((*self.reward.parameters(), *own)))
+
+    def _analysed(self) -> _Analysis:
+        """The diagnosis and the verdicts at the present values of the parameters."""
+        versions = _versions(self.parameters)
+        if self._analysis is None or self._analysis.versions != versions:
+            recipe = None if self._analysis is None else self._analysis.recipe
+            if recipe is None or not recipe.refresh():
+                recipe = Recipe(self.reward)
+            found = analyse(self.reward, recipe.composition, self.base, self.closeness)
+            self._analysis = _Analysis(versions, recipe, *found)
+        return self._analysis
 
     def compile(self, *, backend: str = "auto", device: str = "auto", tolerance: float | None = None) -> Plan:
         """Check the problem, choose its route and its backend, without drawing anything.
@@ -83,9 +133,10 @@ class Problem:
             BackendUnavailableError: the backend is unknown or not installed; the message says what to install.
             BackendRefusedError: the backend, or every one, refused.
         """
+        found = self._analysed()
         return make_plan(
-            self._diagnosis,
-            self._verdicts,
+            found.diagnosis,
+            found.verdicts,
             self.base,
             backend=backend,
             device=device,
@@ -97,7 +148,8 @@ class Problem:
         try:
             return str(self.compile())
         except NO_PLAN as error:
-            return explain_refusal(self._diagnosis, self._verdicts, self.base, self.backends(), error)
+            found = self._analysed()
+            return explain_refusal(found.diagnosis, found.verdicts, self.base, self.backends(), error)
 
     def backends(self) -> Answers:
         """What every backend answers, for the route taken and for the others that take the problem.
@@ -113,12 +165,14 @@ class Problem:
             >>> [answer.backend for answer in problem.backends()]
             ['exact', 'torch']
         """
-        return answers_for(self._diagnosis, self._verdicts, self.base)
+        found = self._analysed()
+        return answers_for(found.diagnosis, found.verdicts, self.base)
 
     def is_tractable(self) -> bool:
         """Whether some route takes the problem and some installed backend serves it."""
         try:
-            make_plan(self._diagnosis, self._verdicts, self.base, ways_out=False)
+            found = self._analysed()
+            make_plan(found.diagnosis, found.verdicts, self.base, ways_out=False)
         except NO_PLAN:
             return False
         return True
@@ -179,7 +233,8 @@ class Problem:
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
         seed = checked_seed(seed)
-        plan = self.compile(backend=backend, device=device, tolerance=tolerance)
+        options = (backend, device, tolerance)
+        plan = self._planned_again(options) or self.compile(backend=backend, device=device, tolerance=tolerance)
         if isinstance(plan.request, TiltProgram):
             choose_engine(plan.request, engine)
             if tolerance is not None:
@@ -190,22 +245,43 @@ class Problem:
             raise ParameterError(f"engine={engine!r} is a choice under KL closeness alone.", ways_out=["Leave it out."])
         if verbose:
             print(plan)
+        versions = tuple((parameter, parameter.version) for parameter in self.parameters)
+        weight = self.closeness.present_weight
         with progress_lines(progress) as report:
             if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
                 fitted = fit_tilt(plan.request, sampler, engine=engine, seed=seed, progress=report)
-                certificate = fitted.moments.certify(self.closeness.present_weight, plan.composition.constant, plan.guarantee)
+                certificate = fitted.moments.certify(weight, plan.composition.constant, plan.guarantee)
                 fine = certificate.calibration is None or certificate.calibration.holds
-                return Aligned(plan, certificate, Status.SOLVED if fine else Status.INACCURATE, fitted)
-            session = None
-            if isinstance(plan.request, ProxProblem):
-                session = registry.require(plan.backend, "prox_solver")().open(plan.request)
-            transport = FittedTransport(
-                self.base, TransportMap(plan.composition, self.closeness.present_weight, session, plan.tolerance)
-            )
+                status = Status.SOLVED if fine else Status.INACCURATE
+                self._last = _Solved(options, plan, None)
+                return Aligned(plan, certificate, status, fitted, versions)
+            session = self._session(plan)
+            self._last = _Solved(options, plan, session)
+            transport = FittedTransport(self.base, TransportMap(plan.composition, weight, session, plan.tolerance))
             achieved = transport.certify(self.reward, plan.guarantee, seed=seed, progress=report)
             finished = achieved.rows_unfinished == 0 and achieved.gap_max <= plan.tolerance
-            return Aligned(plan, achieved, Status.SOLVED if finished else Status.INACCURATE, transport)
+            status = Status.SOLVED if finished else Status.INACCURATE
+            return Aligned(plan, achieved, status, transport, versions)
+
+    def _planned_again(self, options: tuple[str, str, float | None]) -> Plan | None:
+        """The plan of the last solve at the present values of the parameters, where it still serves."""
+        if self._last is None or not self.parameters or self._last.options != options:
+            return None
+        found = self._analysed()
+        return plan_again(self._last.plan, found.diagnosis, found.verdicts, device=options[1])
+
+    def _session(self, plan: Plan) -> ProxSession | None:
+        """The solver's session: that of the last solve where it can follow, else a new one."""
+        if not isinstance(plan.request, ProxProblem):
+            return None
+        last = self._last
+        if last is not None and last.session is not None and last.plan.backend == plan.backend and self.parameters:
+            update = getattr(last.session, "update", None)
+            if update is not None and update(plan.request):
+                return last.session
+        session: ProxSession = registry.require(plan.backend, "prox_solver")().open(plan.request)
+        return session
 
     def __repr__(self) -> str:
         return f"Problem(maximise {self.closeness.objective}, r = {self.reward}, p = {self.base.name})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alignkit import registry
 from alignkit.base.law import BaseLaw
@@ -31,7 +31,7 @@ from alignkit.expressions import Expression
 from alignkit.registry import BackendStatus
 from alignkit.transport.boundedness import check_bounded
 
-__all__ = ["Plan", "analyse", "answers_for", "make_plan", "suggestions_for"]
+__all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
 
 _SOLVED = ProblemClass("solved")
 
@@ -188,6 +188,34 @@ def make_plan(
         raise _with_ways_out(error, found) from error.__cause__
 
 
+def plan_again(plan: Plan, diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], *, device: str = "auto") -> Plan | None:
+    """The same route and backend for other values of the parameters, without asking every backend again.
+
+    Arguments:
+        plan: what was made for earlier values.
+        diagnosis, verdicts: what `analyse` gave for the present ones.
+        device: as for `make_plan`.
+
+    Returns:
+        the plan; None where f is another, or the route or the backend no longer takes the problem.
+
+    Raises:
+        UnboundedTransportError, ImproperTargetError: as for `make_plan`.
+    """
+    same = diagnosis.composition.nonlinear is plan.composition.nonlinear
+    if not same or not any(verdict.admits and verdict.route == plan.chosen for verdict in verdicts):
+        return None
+    warnings = _check_target(diagnosis, plan.base)
+    terminal = plan.chosen.terminal
+    request = terminal.request(diagnosis, plan.base, Options(tolerance=plan.tolerance, device=device))
+    bid = plan.bid
+    if request is not None and bid is not None and terminal.capability is not None:
+        answer = registry.require(bid.backend, terminal.capability)().bid(request)
+        if isinstance(answer, Refusal):
+            return None
+    return replace(plan, diagnosis=diagnosis, verdicts=verdicts, request=request, warnings=warnings)
+
+
 def answers_for(
     diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: BaseLaw, *, device: str = "auto", tolerance: float = 1e-6
 ) -> Answers:
@@ -205,19 +233,32 @@ def answers_for(
         offers: tuple[Offer, ...] = ()
         if isinstance(error, BackendUnavailableError | BackendRefusedError):
             offers = collect_offers(admitted, diagnosis, base, options, statuses)
-        return Answers(offers, reason=f"No backend was asked: {error.message}")
+        return Answers(
+            offers, reason=f"No backend was asked ({type(error).__name__}); print problem.explain() for the reasons."
+        )
     return Answers(plan.offers, plan.bid)
 
 
-def suggestions_for(diagnosis: Diagnosis, base: BaseLaw, table: RouteTable = ROUTES) -> tuple[Suggestion, ...]:
-    """The smallest changes after which an intractable problem is tractable, as the compiler itself finds.
+def suggestions_for(
+    diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: BaseLaw, table: RouteTable = ROUTES
+) -> tuple[Suggestion, ...]:
+    """The smallest changes after which a problem without a plan has one, as the compiler itself finds.
 
     Arguments:
-        diagnosis: the problem.
+        diagnosis, verdicts: what `analyse` gave.
         base: the base law p.
         table: the routes there are.
+
+    Returns:
+        the suggestions; none for a problem that has a plan.
     """
-    return _suggestions(diagnosis, base, table, registry.installed_backends(), tractable=False)
+    statuses = registry.installed_backends()
+    try:
+        _plan(diagnosis, verdicts, base, Options(), statuses)
+    except NO_PLAN as error:
+        tractable = isinstance(error, BackendUnavailableError | BackendRefusedError)
+        return _suggestions(diagnosis, base, table, statuses, tractable=tractable)
+    return ()
 
 
 def _plan(
@@ -228,7 +269,7 @@ def _plan(
     statuses: Sequence[BackendStatus],
 ) -> Plan:
     # Before the routes: that there is no target is a stronger verdict than that it is hard to reach.
-    _check_target(diagnosis, base)
+    warnings = _check_target(diagnosis, base)
     admitted = [verdict.route for verdict in verdicts if verdict.admits]
     if not admitted:
         raise intractable(diagnosis, verdicts)
@@ -251,18 +292,19 @@ def _plan(
         bid=bid if isinstance(bid, Bid) else None,
         request=offer.request,
         tolerance=options.tolerance,
-        warnings=tuple(_warnings(base, diagnosis.closeness)),
+        warnings=warnings,
     )
 
 
-def _check_target(diagnosis: Diagnosis, base: BaseLaw) -> None:
-    """Raise when the law that the user asks for does not exist, as far as that is decided at compile time."""
+def _check_target(diagnosis: Diagnosis, base: BaseLaw) -> tuple[str, ...]:
+    """Raise when the law that the user asks for does not exist; warn where that is not decided at compile time."""
     closeness, nonlinear = diagnosis.closeness, diagnosis.composition.nonlinear
     try:
         if isinstance(closeness, Wasserstein) and nonlinear is not None:
             check_bounded(nonlinear, closeness.present_weight)
     except AlignkitError as error:
         raise about_reward(error, diagnosis) from error
+    return tuple(_warnings(base, closeness))
 
 
 def _edges(offers: Sequence[Offer], diagnosis: Diagnosis) -> list[Edge[Reduction | Bid | None]]:
