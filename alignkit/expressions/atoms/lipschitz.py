@@ -14,9 +14,19 @@ import array_api_compat
 import numpy as np
 
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
-from alignkit.expressions.arrays import Array, Floats, MovedConstant, as_finite, flat, is_sparse, shape_text, to_numpy
+from alignkit.expressions.arrays import (
+    Array,
+    Floats,
+    MovedConstant,
+    as_finite,
+    constant_like,
+    flat,
+    is_sparse,
+    shape_text,
+    to_numpy,
+)
 from alignkit.expressions.atom import Atom, as_argument, folded
-from alignkit.expressions.atoms.elementwise import away_from_zero
+from alignkit.expressions.atoms.elementwise import Elementwise, away_from_zero
 from alignkit.expressions.atoms.norms import norm2, p_norm
 from alignkit.expressions.atoms.order import maximum, minimum
 from alignkit.expressions.curvature import Interval, Monotonicity
@@ -35,11 +45,8 @@ LONGEST_LOOP = 16
 LARGEST_TABLE = 2**24
 
 
-class Curve(Atom):
+class Curve(Elementwise):
     """A function of one number, applied to every entry, with the curvature that it has over the argument's range."""
-
-    def __init__(self, arg: Expression) -> None:
-        super().__init__(arg.shape, (arg,))
 
     @property
     def is_atom_convex(self) -> bool:
@@ -62,10 +69,6 @@ class Curve(Atom):
     def _applied(self, xp: Any, value: Array) -> Array:
         """The function of every entry."""
 
-    @abstractmethod
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
-        """The derivative at every entry, or a slope between the one-sided ones."""
-
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         value, arg = values[0], self.args[0]
         result = self._applied(xp, value)
@@ -74,9 +77,6 @@ class Curve(Atom):
         # An argument outside its domain is infinite, beyond its range: there, what is convex is inf, not the limit.
         outside = xp.isinf(value) & ((value < arg.range.lower) | (value > arg.range.upper))
         return xp.where(outside, xp.full_like(result, math.inf if self.is_atom_convex else -math.inf), result)
-
-    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
-        return [cotangent * self._derivative(xp, values[0], result)]
 
 
 class Wave(Curve):
@@ -125,7 +125,7 @@ class Sin(Wave):
     def _applied(self, xp: Any, value: Array) -> Array:
         return xp.sin(value)
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return xp.cos(value)
 
 
@@ -144,7 +144,7 @@ class Cos(Wave):
     def _applied(self, xp: Any, value: Array) -> Array:
         return xp.cos(value)
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return -xp.sin(value)
 
 
@@ -221,7 +221,7 @@ class Tanh(Saturating):
     def _applied(self, xp: Any, value: Array) -> Array:
         return xp.tanh(value)
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return 1.0 - result * result
 
 
@@ -246,7 +246,7 @@ class Sigmoid(Saturating):
         left = xp.where(positive, xp.zeros_like(value), value)
         return xp.exp(left) / (1.0 + xp.exp(left - right))
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return result * (1.0 - result)
 
 
@@ -264,7 +264,7 @@ class Arctan(Saturating):
     def _applied(self, xp: Any, value: Array) -> Array:
         return xp.atan(value)
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return 1.0 / (1.0 + value * value)
 
 
@@ -307,7 +307,7 @@ class Clip(Curve):
     def _applied(self, xp: Any, value: Array) -> Array:
         return value.clip(self.lower, self.upper)
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return xp.astype((value >= self.lower) & (value <= self.upper), value.dtype)
 
     def _options(self) -> Sequence[str]:
@@ -385,7 +385,7 @@ class PiecewiseLinear(Curve):
         # On a level segment an infinite entry has a value too.
         return xp.where(slope == 0.0, level, level + slope * (value - start))
 
-    def _derivative(self, xp: Any, value: Array, result: Array) -> Array:
+    def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return self._found(xp, value)[2]
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
@@ -396,11 +396,11 @@ class PiecewiseLinear(Curve):
         """y·b − φ(b) at the breakpoint b where the slopes pass y."""
         self._need_bend(1.0, "conjugate")
         xp = array_api_compat.array_namespace(dual)
-        rising = MovedConstant(np.maximum.accumulate(self.slopes)).like(dual)
-        place = xp.searchsorted(rising, xp.reshape(dual, (-1,)), side="left")
-        breakpoints, values = MovedConstant(self.breakpoints).like(dual), MovedConstant(self.values).like(dual)
-        there = xp.reshape(xp.take(breakpoints, place, axis=0), dual.shape)
-        return dual * there - xp.reshape(xp.take(values, place, axis=0), dual.shape)
+        rising = constant_like(np.maximum.accumulate(self.slopes), dual)
+        entries = xp.reshape(dual, (-1,))
+        place = xp.searchsorted(rising, entries, side="left")
+        start, value = (xp.take(constant_like(row, dual), place, axis=0) for row in (self.breakpoints, self.values))
+        return xp.reshape(entries * start - value, dual.shape)
 
     def project_dual(self, dual: Array) -> Array:
         """Clip to the first and the last slope."""
@@ -412,17 +412,15 @@ class PiecewiseLinear(Curve):
         sign = 1.0 if self._bends(self.slopes, 1.0) else -1.0
         self._need_bend(sign, "proximal map")
         xp = array_api_compat.array_namespace(points)
-        slopes = np.maximum.accumulate(sign * self.slopes)
-        inner = self.breakpoints[1:-1]
-        # The points from which each breakpoint is reached are an interval; between them lie the segments.
-        ends = np.stack([inner + step * slopes[:-1], inner + step * slopes[1:]], axis=1).ravel()
-        place = xp.searchsorted(MovedConstant(ends).like(points), xp.reshape(points, (-1,)), side="right")
-        place = xp.reshape(place, points.shape)
-        segment, stops = xp.reshape(place // 2, (-1,)), place % 2 == 1
-        slope = xp.reshape(xp.take(MovedConstant(slopes).like(points), segment, axis=0), points.shape)
-        kinks = MovedConstant(self.breakpoints[1:]).like(points)
-        kink = xp.reshape(xp.take(kinks, segment, axis=0), points.shape)
-        return xp.where(stops, kink, points - step * slope)
+        slopes = constant_like(np.maximum.accumulate(sign * self.slopes), points)
+        breakpoints = constant_like(self.breakpoints[1:], points)
+        # The points from which a breakpoint is reached are an interval; between those intervals lie the segments.
+        ends = xp.stack([breakpoints[:-1] + step * slopes[:-1], breakpoints[:-1] + step * slopes[1:]], axis=1)
+        entries = xp.reshape(points, (-1,))
+        place = xp.searchsorted(xp.reshape(ends, (-1,)), entries, side="right")
+        segment = place // 2
+        moved = entries - step * xp.take(slopes, segment, axis=0)
+        return xp.reshape(xp.where(place % 2 == 1, xp.take(breakpoints, segment, axis=0), moved), points.shape)
 
     def _need_bend(self, direction: float, what: str) -> None:
         if not self._bends(self.slopes, direction):

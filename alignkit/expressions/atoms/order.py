@@ -295,15 +295,13 @@ def project_capped_simplex(rows: Array, k: float) -> Array:
     drops = slopes[:, :-1] * (kinks[:, 1:] - kinks[:, :-1])
     levels = size + xp.concat([xp.zeros_like(kinks[:, :1]), xp.cumulative_sum(drops, axis=1)], axis=1)
     place = xp.sum(xp.astype(levels >= k, xp.int64), axis=1, keepdims=True) - 1
-    threshold = xp.take_along_axis(kinks, place, axis=1)
-    # Newton's step from the left end of the piece is exact; a second one removes the rounding of the running sums.
-    inside = xp.astype((rows - threshold <= 1.0) & (rows > threshold), rows.dtype)
-    for _ in range(2):
-        moving = xp.sum(inside, axis=1, keepdims=True)
-        surplus = xp.sum((rows - threshold).clip(0.0, 1.0), axis=1, keepdims=True) - k
-        # Where nothing moves the surplus is 0.
-        threshold = threshold + surplus / xp.where(moving > 0.0, moving, xp.ones_like(moving))
-        inside = xp.astype((rows - threshold < 1.0) & (rows > threshold), rows.dtype)
+    start, level, slope = (xp.take_along_axis(table, place, axis=1) for table in (kinks, levels, slopes))
+    threshold = start + (k - level) / xp.where(slope < 0.0, slope, -xp.ones_like(slope))
+    # The running sums have rounded; one more of Newton's steps, inside the piece found, removes that.
+    inside = xp.astype((rows - threshold < 1.0) & (rows > threshold), rows.dtype)
+    moving = xp.sum(inside, axis=1, keepdims=True)
+    surplus = xp.sum((rows - threshold).clip(0.0, 1.0), axis=1, keepdims=True) - k
+    threshold = threshold + surplus / xp.where(moving > 0.0, moving, xp.ones_like(moving))
     return (rows - threshold).clip(0.0, 1.0)
 
 

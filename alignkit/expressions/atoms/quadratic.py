@@ -149,12 +149,13 @@ class QuadForm(Atom):
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         rows = flat(xp, values[0])
-        total = xp.sum(rows * self._moved.apply(xp, rows), axis=1)
         if self.args[0].is_affine() or not self.definiteness:
-            return total
-        # An argument outside its domain is infinite, and a zero of P would make that a NaN.
-        outside = xp.any(xp.isinf(rows), axis=1)
-        return xp.where(outside, xp.full_like(total, self.definiteness * math.inf), total)
+            return xp.sum(rows * self._moved.apply(xp, rows), axis=1)
+        # An argument outside its domain is infinite, and zeros of P would make that a NaN.
+        infinite = xp.isinf(rows)
+        rows = xp.where(infinite, xp.zeros_like(rows), rows)
+        total = xp.sum(rows * self._moved.apply(xp, rows), axis=1)
+        return xp.where(xp.any(infinite, axis=1), xp.full_like(total, self.definiteness * math.inf), total)
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         slope = 2.0 * self._moved.apply(xp, flat(xp, values[0]))
@@ -185,8 +186,8 @@ class QuadForm(Atom):
         xp = array_api_compat.array_namespace(points)
         values, vectors = self.spectrum
         rows, basis = flat(xp, points), constant_like(vectors, points)
-        shrunk = constant_like(1.0 - 1.0 / (1.0 + 2.0 * step * np.abs(values)), points)
-        return xp.reshape(rows - ((rows @ basis) * shrunk) @ basis.T, points.shape)
+        pull = 2.0 * step * constant_like(np.abs(values), points)
+        return xp.reshape(rows - ((rows @ basis) * (pull / (1.0 + pull))) @ basis.T, points.shape)
 
     def _need_convex(self) -> None:
         if not self.is_atom_convex:
