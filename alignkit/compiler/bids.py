@@ -158,8 +158,9 @@ def _answer(name: str, capability: str, request: Any, statuses: Sequence[Backend
         if not isinstance(answer, Bid | Refusal):
             return Refusal(name, f"broken: its bid is a {type(answer).__name__}, neither Bid nor Refusal")
         if isinstance(answer, Bid):
-            if not isinstance(answer.guarantee, Guarantee):
-                return Refusal(name, f"broken: it promises {answer.guarantee!r}, which is no Guarantee")
+            promise: object = answer.guarantee
+            if not isinstance(promise, Guarantee):
+                return Refusal(name, f"broken: it promises {promise!r}, which is no Guarantee")
             if not (math.isfinite(answer.seconds) and answer.seconds >= 0):
                 return Refusal(name, f"broken: it predicts {answer.seconds!r} seconds")
         return replace(answer, backend=name)

@@ -78,7 +78,7 @@ class Diagnosis:
 
     @property
     def convex_part(self) -> Expression | None:
-        """The summands that are proved convex, together; None when there are none."""
+        """The summands that are proved convex and not affine, together; None when there are none."""
         return self.summands.convex_part
 
     @property
@@ -88,7 +88,7 @@ class Diagnosis:
 
     @property
     def is_difference_of_convex(self) -> bool:
-        """Whether the reward is proved to be a convex function plus a concave one."""
+        """Whether the reward is proved to be a convex function plus a concave one, and an affine one."""
         return self.summands.is_difference_of_convex
 
     @property

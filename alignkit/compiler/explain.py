@@ -94,12 +94,13 @@ def _parts(diagnosis: Diagnosis) -> list[str]:
     if not diagnosis.is_difference_of_convex:
         open_terms = named([brief(term) for term in diagnosis.summands.undecided])
         return [f"  parts       no difference of convex functions as far as is proved: {open_terms}"]
-    convex, concave = diagnosis.convex_part, diagnosis.concave_part
-    return [
-        "  parts       a difference of convex functions:",
-        f"              convex  {'none' if convex is None else convex}",
-        f"              concave {'none' if concave is None else concave}",
-    ]
+    parts = (
+        ("convex", diagnosis.convex_part),
+        ("concave", diagnosis.concave_part),
+        ("affine", diagnosis.summands.affine_part),
+    )
+    lines = [f"              {name:<8}{part}" for name, part in parts if part is not None]
+    return ["  parts       a difference of convex functions:", *lines]
 
 
 def _tree(diagnosis: Diagnosis, *, tractable: bool) -> list[str]:

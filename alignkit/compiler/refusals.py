@@ -10,7 +10,7 @@ from alignkit.compiler.bids import Offer
 from alignkit.compiler.closeness import KL
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, described, named
-from alignkit.compiler.routes import GRID_DIMENSION_MAX
+from alignkit.compiler.routes import AFFINE, GRID_DIMENSION_MAX
 from alignkit.compiler.verdicts import Verdict
 from alignkit.errors import (
     AlignkitError,
@@ -36,7 +36,9 @@ NO_PLAN = (
 
 def intractable(diagnosis: Diagnosis, verdicts: Sequence[Verdict]) -> IntractableError:
     """The error for a problem that no route takes."""
-    reasons = "; ".join(f"{verdict.route.name}: {verdict.excluded}" for verdict in verdicts)
+    # That a nonlinear reward is not affine is no news to its author.
+    told = [verdict for verdict in verdicts if verdict.obstacle and AFFINE not in verdict.obstacle.preconditions]
+    reasons = "; ".join(f"{verdict.route.name}: {verdict.excluded}" for verdict in told)
     kind: type[IntractableError] = IntractableError
     if any(verdict.misses_by_dimension for verdict in verdicts):
         kind = DimensionError
@@ -92,7 +94,7 @@ def unserved(
             ways_out=["`alignkit backends` lists what is installed and what is missing."],
             expression=reward,
         )
-    reasons = "; ".join(f"{refusal.backend}: {refusal.reason}" for refusal in refusals)
+    reasons = "; ".join(f"{refusal.backend}: {refusal.reason.removesuffix('.')}" for refusal in refusals)
     return BackendRefusedError(
         f"No backend takes the route {routes}: {reasons}.",
         ways_out=["Use backend='auto'." if backend != "auto" else "Install another backend, or change the reward."],

@@ -25,6 +25,7 @@ from alignkit.transport.boundedness import dominated_by_penalty
 from alignkit.transport.reduction import reduce_transport
 
 __all__ = [
+    "AFFINE",
     "GRID_DIMENSION_MAX",
     "ROUTES",
     "Options",
@@ -236,7 +237,7 @@ def _is_dominated(diagnosis: Diagnosis) -> bool:
 
 
 def _why_not_dominated(diagnosis: Diagnosis) -> str:
-    return f"{diagnosis.shortfall}, and nothing shows that λ·c makes up for it"
+    return f"{diagnosis.shortfall}; nothing shows that λ·c makes up for it"
 
 
 def _why_not_lipschitz(diagnosis: Diagnosis) -> str:

@@ -13,9 +13,9 @@ from alignkit.base.law import BaseLaw, ExactLaw
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named
+from alignkit.compiler.summands import Summands
 from alignkit.errors import AlignkitError
-from alignkit.expressions import Expression, inner
-from alignkit.expressions.arrays import Floats
+from alignkit.expressions import Curvature, Expression, inner
 from alignkit.expressions.splitting import split
 from alignkit.transport.separable import Separable, separable_form
 
@@ -113,23 +113,21 @@ def suggest(diagnosis: Diagnosis, base: BaseLaw, judge: Judge, *, tractable: boo
     if not is_searchable(diagnosis):
         return ()
     found: list[Suggestion] = []
-    enough = math.inf
+    # The fewest summands that had to change so far, to be solved and to be tractable at all.
+    fewest = {True: math.inf, False: math.inf}
+    whole = len(diagnosis.summands.terms)
     for candidate in itertools.islice(_candidates(diagnosis, base), _TRIALS):
-        if candidate.touched > enough:
+        if candidate.touched > fewest[True] and candidate.touched < whole:
             continue
         judgement = judge(candidate.reward, candidate.closeness)
         if judgement is None or (tractable and judgement.backend is None):
             continue
         suggestion = Suggestion(candidate.change, candidate.reward, candidate.closeness, candidate.touched, judgement)
         found.append(suggestion)
-        if suggestion.is_served and candidate.touched:
-            enough = min(enough, candidate.touched)
-    kept = [one for one in found if one.touched <= enough or one.touched == _all(diagnosis)]
+        if candidate.touched:
+            fewest[suggestion.is_served] = min(fewest[suggestion.is_served], candidate.touched)
+    kept = [one for one in found if one.touched <= fewest[one.is_served] or one.touched == whole]
     return tuple(sorted(kept, key=lambda one: (one.touched, not one.is_served))[:_SHOWN])
-
-
-def _all(diagnosis: Diagnosis) -> int:
-    return len(diagnosis.summands.terms)
 
 
 def _candidates(diagnosis: Diagnosis, base: BaseLaw) -> Iterator[_Candidate]:
@@ -200,19 +198,13 @@ def _subsets(diagnosis: Diagnosis, bent: list[int]) -> Iterator[tuple[int, ...]]
 def _changed(diagnosis: Diagnosis, base: BaseLaw, chosen: tuple[int, ...]) -> Iterator[_Candidate]:
     terms, closeness = diagnosis.summands.terms, diagnosis.closeness
     names = named([brief(terms[at]) for at in chosen])
-    several = len(chosen) > 1
-    tangents = _tangents([terms[at] for at in chosen], base)
-    if tangents is not None:
-        point, lines = tangents
-        change = f"Replace {names} by {'their tangents' if several else 'its tangent'} at {point}"
-        if not several:
-            gradient = f"({brief(terms[chosen[0]])}).gradient(x0)"
-            change += f", ak.inner({gradient}, x) up to a constant"
-        changed = dict(zip(chosen, lines, strict=True))
-        yield _Candidate(
-            change, _total([changed.get(at, term) for at, term in enumerate(terms)]), closeness, len(chosen)
-        )
     rest = [term for at, term in enumerate(terms) if at not in chosen]
+    bent, straight = _bent_part(diagnosis, [terms[at] for at in chosen])
+    tangent = None if bent is None else _tangent(bent, base)
+    if bent is not None and tangent is not None:
+        point, line = tangent
+        change = f"Replace {brief(bent)} by its tangent at {point}, ak.inner(({brief(bent)}).gradient(x0), x)"
+        yield _Candidate(change, _total([*straight, *rest, line]), closeness, len(chosen))
     if any(term.depends for term in rest):
         yield _Candidate(f"Drop {names}", _total(rest), closeness, len(chosen))
         flipped = [-term if at in chosen else term for at, term in enumerate(terms)]
@@ -221,30 +213,34 @@ def _changed(diagnosis: Diagnosis, base: BaseLaw, chosen: tuple[int, ...]) -> It
         )
 
 
-def _tangents(chosen: list[Expression], base: BaseLaw) -> tuple[str, list[Expression]] | None:
-    """The tangents of convex or concave summands at one point, which is named; None where one is flat, or missing."""
-    if not all(term.is_convex() or term.is_concave() for term in chosen):
-        return None
+def _bent_part(diagnosis: Diagnosis, chosen: list[Expression]) -> tuple[Expression | None, list[Expression]]:
+    """What of some summands is bent the wrong way, and the rest of them; None where that cannot be told."""
+    parts = Summands(tuple(chosen))
+    if not parts.is_difference_of_convex:
+        return None, []
+    convex, concave = parts.convex_part, parts.concave_part
+    bent, other = (concave, convex) if diagnosis.wanted is Curvature.CONVEX else (convex, concave)
+    if bent is None:
+        # Bent the right way: straight, it may still lower the dimension.
+        bent, other = other, None
+    return bent, [part for part in (other, parts.affine_part) if part is not None]
+
+
+def _tangent(part: Expression, base: BaseLaw) -> tuple[str, Expression] | None:
+    """The tangent of an expression, with the point named where it touches; None where it is flat, or there is none."""
+    (variable,) = part.variables()
     known = isinstance(base, ExactLaw)
     point = base.mean.reshape(base.shape) if isinstance(base, ExactLaw) else np.zeros(base.shape)
     try:
-        lines = [_tangent(term, point) for term in chosen]
+        with np.errstate(all="ignore"):
+            value = np.asarray(part.value(point), dtype=np.float64)
+            gradient = np.asarray(part.gradient(point), dtype=np.float64)
     except AlignkitError:
         return None
-    found = [line for line in lines if line is not None]
-    if len(found) < len(lines):
-        return None
-    return (f"x0, the mean of {base.name!r}" if known else "x0 = 0"), found
-
-
-def _tangent(term: Expression, point: Floats) -> Expression | None:
-    (variable,) = term.variables()
-    with np.errstate(all="ignore"):
-        value = np.asarray(term.value(point), dtype=np.float64)
-        gradient = np.asarray(term.gradient(point), dtype=np.float64)
     if not (np.isfinite(value).all() and np.isfinite(gradient).all() and gradient.any()):
         return None
-    return inner(gradient, variable) + (float(value.reshape(())) - float((gradient * point).sum()))
+    line = inner(gradient, variable) + (float(value.reshape(())) - float((gradient * point).sum()))
+    return f"x0 = the mean of {base.name!r}" if known else "x0 = 0", line
 
 
 def _total(terms: list[Expression]) -> Expression:

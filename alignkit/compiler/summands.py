@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from alignkit.expressions import AffineAtom, Atom, Expression, inner
+from alignkit.expressions import AffineAtom, Atom, Constant, Expression, inner, sum as sum_of
 from alignkit.expressions.affine import Add, Negate
 from alignkit.expressions.arrays import Floats, is_operator, is_sparse
 from alignkit.expressions.atom import folded
@@ -31,20 +31,25 @@ class Summands:
 
     terms: tuple[Expression, ...]
 
-    @cached_property
-    def convex_part(self) -> Expression | None:
-        """The sum of what is proved convex, affine terms included; None when there is nothing."""
-        return self._parts[0]
+    @property
+    def affine_part(self) -> Expression | None:
+        """The sum of what is affine; None when there is nothing."""
+        return _sum(self._parts.affine)
 
-    @cached_property
+    @property
+    def convex_part(self) -> Expression | None:
+        """The sum of what is proved convex and not affine; None when there is nothing."""
+        return _sum(self._parts.convex)
+
+    @property
     def concave_part(self) -> Expression | None:
         """The sum of what is proved concave and not affine; None when there is nothing."""
-        return self._parts[1]
+        return _sum(self._parts.concave)
 
     @property
     def undecided(self) -> tuple[Expression, ...]:
         """The summands that are neither proved convex nor concave, nor a difference of such."""
-        return self._parts[2]
+        return tuple(self._parts.undecided)
 
     @property
     def is_difference_of_convex(self) -> bool:
@@ -52,23 +57,26 @@ class Summands:
         return not self.undecided
 
     @cached_property
-    def _parts(self) -> tuple[Expression | None, Expression | None, tuple[Expression, ...]]:
-        convex: list[Expression] = []
-        concave: list[Expression] = []
-        undecided: list[Expression] = []
+    def _parts(self) -> _Parts:
+        parts = _Parts()
         for term in self.terms:
-            if term.is_convex():
-                convex.append(term)
+            if term.is_affine():
+                parts.affine.append(term)
+            elif term.is_convex():
+                parts.convex.append(term)
             elif term.is_concave():
-                concave.append(term)
-            else:
-                halves = _by_sign(term)
-                if halves is None:
-                    undecided.append(term)
-                else:
-                    convex += halves[0]
-                    concave += halves[1]
-        return _sum(convex), _sum(concave), tuple(undecided)
+                parts.concave.append(term)
+            elif not _split_by_sign(term, parts):
+                parts.undecided.append(term)
+        return parts
+
+
+@dataclass
+class _Parts:
+    affine: list[Expression] = field(default_factory=list)
+    convex: list[Expression] = field(default_factory=list)
+    concave: list[Expression] = field(default_factory=list)
+    undecided: list[Expression] = field(default_factory=list)
 
 
 def summands_of(expression: Expression) -> Summands:
@@ -105,22 +113,35 @@ def _applied(node: Expression, term: Expression) -> Expression:
     return folded(node.with_args((term,)))
 
 
-def _by_sign(term: Expression) -> tuple[list[Expression], list[Expression]] | None:
-    """A weighted sum of the entries of convex and concave functions, by the signs of its weights: (convex, concave)."""
+def _split_by_sign(term: Expression, parts: _Parts) -> bool:
+    """Add a weighted sum of entries of convex and concave functions by the signs of its weights; False for others."""
     # Weights that depend on parameters may have another sign tomorrow.
     if term.size != 1 or term.parameters():
-        return None
-    convex: list[Expression] = []
-    concave: list[Expression] = []
-    for node, matrix in linear_form(term).parts:
-        if not (node.is_convex() or node.is_concave()):
-            return None
+        return False
+    form = linear_form(term)
+    if not all(node.is_convex() or node.is_concave() for node, _ in form.parts):
+        return False
+    for node, matrix in form.parts:
         weights = _row(matrix, node.size).reshape(node.shape)
-        up, down = (convex, concave) if node.is_convex() else (concave, convex)
+        if node.is_affine():
+            parts.affine.append(_weighted(weights, node))
+            continue
+        up, down = (parts.convex, parts.concave) if node.is_convex() else (parts.concave, parts.convex)
         for weight, side in ((np.maximum(weights, 0.0), up), (np.minimum(weights, 0.0), down)):
             if weight.any():
-                side.append(inner(weight, node))
-    return convex, concave
+                side.append(_weighted(weight, node))
+    if form.offset.any():
+        parts.affine.append(Constant(float(form.offset[0])))
+    return True
+
+
+def _weighted(weights: Floats, node: Expression) -> Expression:
+    """⟨weights, node⟩ in its plainest form."""
+    first = float(weights.ravel()[0])
+    if not (weights == first).all():
+        return inner(weights, node)
+    total = node if node.shape == () else sum_of(node)
+    return total if first == 1.0 else -total if first == -1.0 else first * total
 
 
 def _row(matrix: Matrix | None, size: int) -> Floats:

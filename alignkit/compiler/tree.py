@@ -12,8 +12,8 @@ from alignkit.expressions.atom import Node
 
 __all__ = ["tree_lines"]
 
-#: Characters of a sub-expression, and of the column it stands in with its branches.
-_TEXT, _COLUMN = 56, 62
+#: Characters of the column of sub-expressions with their branches, and at least of a sub-expression.
+_COLUMN, _SHORTEST = 62, 24
 #: A tree of more lines than this is shown in part.
 _LINES = 40
 
@@ -114,7 +114,7 @@ def _shown(lines: Sequence[_Line], marks: dict[int, list[str]], longest: int) ->
 
 
 def _row(line: _Line) -> str:
-    text = f"{line.branch}{brief(line.node, _TEXT)}"
+    text = f"{line.branch}{brief(line.node, max(_SHORTEST, _COLUMN - len(line.branch)))}"
     if line.again:
         return f"  {text:<{_COLUMN}} as above"
     sign = "" if line.node.sign is Sign.UNKNOWN else str(line.node.sign)

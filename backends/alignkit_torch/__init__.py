@@ -8,6 +8,6 @@ manifest = Manifest(
     install="pip install torch safetensors",
     tilt_sampler="alignkit_torch.tilt_sampler:TorchTiltSampler",
     prox_solver="alignkit_torch.prox:TorchProxSolver",
-    base_sampler="alignkit_torch.tilt_sampler:sample_base",
+    base_sampler="alignkit_torch.tilt_session:sample_base",
     base_laws={"digits": "alignkit_torch.digits:digits"},
 )

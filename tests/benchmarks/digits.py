@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import alignkit as ak
 from alignkit.tilting.weighting import effective_size
 from alignkit_torch.devices import device_named
-from alignkit_torch.tilt_sampler import TorchTiltSession
+from alignkit_torch.tilt_session import TorchTiltSession
 
 CACHE = Path(".bench")
 BLOCK = 1 << 15

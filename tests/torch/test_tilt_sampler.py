@@ -11,7 +11,7 @@ import torch
 import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, TiltProgram
 from alignkit.errors import NonFiniteError, ParameterError
-from alignkit_torch import tilt_sampler
+from alignkit_torch import tilt_session
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
 MIXTURE = ak.base.GaussianMixture(np.full(8, 1 / 8), np.random.default_rng(0).normal(size=(8, 16)) * 2, 0.25)
@@ -88,7 +88,7 @@ class TestRows:
         coordinates = np.linspace(0, 1, 40)[:, None]
         whole = session.draw(coordinates, 40, seed=1)
         moved = session.renoise(whole, coordinates, sigma=1.0, nfe=9, seed=2, stage=1)
-        monkeypatch.setattr(tilt_sampler, "_ROWS_MAX", 7)
+        monkeypatch.setattr(tilt_session, "_ROWS_MAX", 7)
         np.testing.assert_allclose(session.draw(coordinates, 40, seed=1), whole, atol=1e-5)
         again = session.renoise(whole, coordinates, sigma=1.0, nfe=9, seed=2, stage=1)
         np.testing.assert_allclose(again, moved, atol=1e-5)
@@ -101,7 +101,7 @@ class TestRows:
             return MIXTURE.denoise(x, sigma)
 
         law = ak.base.Denoiser(counting, (16,), sigma_min=0.002, sigma_max=80.0, exact=True)
-        monkeypatch.setattr(tilt_sampler, "_MEMORY_BUDGET", 10 * 16 * tilt_sampler._COPIES_PER_ROW * 4)
+        monkeypatch.setattr(tilt_session, "_MEMORY_BUDGET", 10 * 16 * tilt_session._COPIES_PER_ROW * 4)
         open_session(UNIT, law).draw(ONE, 25, seed=0)
         assert max(sizes) == 10
 
@@ -134,7 +134,7 @@ class TestRows:
         np.testing.assert_allclose(session.features(draws), draws.sum(dim=(1, 2))[:, None])
 
     def test_progress_is_told(self, monkeypatch):
-        monkeypatch.setattr(tilt_sampler, "_ROWS_MAX", 4)
+        monkeypatch.setattr(tilt_session, "_ROWS_MAX", 4)
         told = []
         open_session(UNIT).draw(ONE, 10, seed=0, progress=lambda *report: told.append(report))
         assert told == [("sampling", 4, 10), ("sampling", 8, 10), ("sampling", 10, 10)]
