@@ -92,12 +92,14 @@ def test_gradients_of_batches_of_matrices_chain_through_affine_maps() -> None:
     np.testing.assert_allclose(expression.gradient(points), expected, rtol=1e-12)
 
 
-def test_idle_entries_do_not_see_slopes_that_overflow() -> None:
+def test_slopes_that_overflow_do_not_meet_a_zero() -> None:
     # minimum(x⁴, 1) is 1 at 1e200: nothing depends on x there, though the slope of the square of the square overflows.
     expression = ex.minimum(ex.square(ex.square(ex.Variable())), 1.0)
     with np.errstate(over="ignore"):
         assert expression.value(1e200) == 1.0
         assert expression.gradient(np.array([1e200, 0.5])).tolist() == [0.0, 0.5]
+        # And |x| is flat at 0, however steep what is built on it.
+        assert ((ex.abs(ex.Variable()) ** 0.3) ** 0.3).gradient(np.array([0.0])).tolist() == [0.0]
 
 
 def test_bounds_that_overflow_are_infinite_above_and_finite_below() -> None:

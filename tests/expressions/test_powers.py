@@ -299,6 +299,7 @@ def test_gradients_of_geometric_means(weights: np.ndarray | None) -> None:
     edge = torch.tensor(partial, requires_grad=True)
     mean.value(edge).backward()
     assert torch.isfinite(edge.grad).all()
+    assert not np.isnan(mean.gradient(np.full((2, 3), math.inf))).any()
 
 
 def test_gradients_of_geometric_means_along_an_axis() -> None:

@@ -27,10 +27,11 @@ class Elementwise(Atom):
         super().__init__(arg.shape, (arg,))
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
-        # A slope may overflow where nothing depends on the entry, and 0·inf is NaN.
-        idle = cotangent == 0.0
         slope = self._slope(xp, values[0], result)
-        return [cotangent * xp.where(idle, xp.zeros_like(slope), slope)]
+        # Where either factor overflows and the other is 0, the product is 0 and not NaN.
+        idle = (cotangent == 0.0) | (slope == 0.0)
+        zero = xp.zeros_like(slope)
+        return [xp.where(idle, zero, cotangent) * xp.where(idle, zero, slope)]
 
     @abstractmethod
     def _slope(self, xp: Any, value: Array, result: Array) -> Array:

@@ -256,7 +256,7 @@ class GeoMean(Reduction):
 
     def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         weights = self._moved.like(value)
-        logs = xp.log(lifted(xp, value))
+        logs = xp.log(clip(lifted(xp, value), None, float(xp.finfo(value.dtype).max)))
         return weights * xp.exp(xp.sum(weights * logs, axis=self._batch_axes(), keepdims=True) - logs)
 
     def _options(self) -> Sequence[str]:
@@ -490,8 +490,8 @@ def _weights(p: Any, count: int, arg: Expression) -> Floats:
             expression=f"geo_mean({arg}, {p})",
             ways_out=() if p.depends else ("its present value, p.value()",),
         )
-    weights = p.dense() if isinstance(p, Constant) else as_finite(p, f"The weights of geo_mean({arg})")
-    weights = np.ravel(weights.toarray() if is_sparse(weights) else weights)
+    given: Any = p.dense() if isinstance(p, Constant) else as_finite(p, f"The weights of geo_mean({arg})")
+    weights: Floats = np.ravel(given.toarray() if is_sparse(given) else given)
     if weights.size != count:
         raise ShapeError(
             f"geo_mean({arg}) is over {count} entries, and there are {weights.size} weights.",
