@@ -61,10 +61,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] =
     "@ operator": (lambda: v @ aslinearoperator(B), ParameterError, ("linear_map", "vec(x)")),
     "operator *": (lambda: aslinearoperator(B) * v, ParameterError, ("linear_map",)),
     "operator +": (lambda: v + aslinearoperator(B), ParameterError, ("linear_map",)),
-    "product": (lambda: ex.abs(x) * x, CurvatureError, ("abs(x)", "square", "x")),
+    "product of matrices": (lambda: ex.abs(x) @ x, CurvatureError, ("abs(x) @ x", "a * b")),
     "matrix product": (lambda: x @ x, CurvatureError, ("x @ x", "sum_squares")),
     "quotient": (lambda: 1.0 / x, CurvatureError, ("1 / x",)),
-    "inner product": (lambda: ex.inner(x, x), CurvatureError, ("inner(x, x)",)),
     "expression as exponent": (lambda: x**x, CurvatureError, ("x**x", "exp(e)")),
     "NaN as exponent": (lambda: x ** float("nan"), ParameterError, ("x**nan", "finite")),
     "no point": (x.value, ParameterError, ("x",)),
@@ -121,6 +120,8 @@ PRINTED = {
     "stack([x[0], x[1]])": lambda: ex.stack(list(x)[:2]),
     "abs(x)": lambda: abs(x),
     "abs(x) + abs(x)": lambda: sum([ex.abs(x), ex.abs(x)]),
+    "abs(x) * x": lambda: ex.abs(x) * x,
+    "sum(square(x))": lambda: ex.inner(x, x),
     "1.23457 * x": lambda: 1.23456789 * x,
 }
 

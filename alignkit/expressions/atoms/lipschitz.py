@@ -119,8 +119,16 @@ class Sin(Wave):
 
     name = "sin"
     crest = math.pi / 2.0
-    at = staticmethod(math.sin)
-    slope_at = staticmethod(math.cos)
+
+    @staticmethod
+    def at(angle: float) -> float:
+        """From the standard library."""
+        return math.sin(angle)
+
+    @staticmethod
+    def slope_at(angle: float) -> float:
+        """cos."""
+        return math.cos(angle)
 
     def _applied(self, xp: Any, value: Array) -> Array:
         return xp.sin(value)
@@ -134,7 +142,11 @@ class Cos(Wave):
 
     name = "cos"
     crest = 0.0
-    at = staticmethod(math.cos)
+
+    @staticmethod
+    def at(angle: float) -> float:
+        """From the standard library."""
+        return math.cos(angle)
 
     @staticmethod
     def slope_at(angle: float) -> float:
@@ -211,7 +223,11 @@ class Tanh(Saturating):
     """tanh x."""
 
     name = "tanh"
-    at = staticmethod(math.tanh)
+
+    @staticmethod
+    def at(number: float) -> float:
+        """From the standard library."""
+        return math.tanh(number)
 
     @staticmethod
     def slope_at(magnitude: float) -> float:
@@ -254,7 +270,11 @@ class Arctan(Saturating):
     """arctan x."""
 
     name = "arctan"
-    at = staticmethod(math.atan)
+
+    @staticmethod
+    def at(number: float) -> float:
+        """From the standard library."""
+        return math.atan(number)
 
     @staticmethod
     def slope_at(magnitude: float) -> float:
@@ -383,7 +403,7 @@ class PiecewiseLinear(Curve):
     def _applied(self, xp: Any, value: Array) -> Array:
         start, level, slope = self._found(xp, value)
         # On a level segment an infinite entry has a value too.
-        return xp.where(slope == 0.0, level, level + slope * (value - start))
+        return level + slope * xp.where(slope == 0.0, xp.zeros_like(value), value - start)
 
     def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         return self._found(xp, value)[2]
@@ -842,11 +862,11 @@ def lipschitz(
         >>> str(reward), float(reward.value([0.0, 3.0, 1.0]))
         ('roughness(x)', 3.0)
     """
-    arg = as_argument(expression, "lipschitz")
     if not callable(fn):
         raise ParameterError(
-            f"lipschitz(fn, constant, expression) takes a function first, not {fn}.", expression=str(arg)
+            f"lipschitz(fn, constant, expression) takes a function first, not {fn}.", expression=str(expression)
         )
+    arg = as_argument(expression, "lipschitz")
     if gradient is not None and not callable(gradient):
         raise ParameterError(f"lipschitz: gradient is a function, not {gradient!r}.", expression=str(arg))
     rate = _number(constant)

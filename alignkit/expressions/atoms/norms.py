@@ -44,10 +44,10 @@ class Norm(Reduction):
         return away_from_zero(self.args[0].range)
 
     def _own_range(self) -> Interval:
-        return self.args[0].range.magnitude.times(float(self.count) ** (1.0 / self.p))
+        return self.args[0].range.magnitude.times(math.pow(self.count, 1.0 / self.p))
 
     def _gain(self, position: int) -> float:
-        return max(1.0, float(self.count) ** (1.0 / self.p - 0.5))
+        return max(1.0, math.pow(self.count, 1.0 / self.p - 0.5))
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         axes = self._batch_axes()
