@@ -181,6 +181,9 @@ def test_sigma_max_pulls_back_along_its_singular_vectors() -> None:
     left, _, right = np.linalg.svd(points)
     np.testing.assert_allclose(sigma_max(x).gradient(points), left[:, :, :1] * right[:, :1, :], rtol=1e-10, atol=1e-12)
     assert sigma_max(x).gradient(torch.zeros((4, 3), dtype=torch.float16)).dtype == torch.float16
+    # The sum of these entries overflows half precision, the singular value does not.
+    wide = sigma_max(ex.Variable((64, 64))).value(torch.full((64, 64), 20.0, dtype=torch.float16))
+    assert float(wide) == pytest.approx(1280.0, rel=1e-3)
 
 
 def test_sigma_max_of_nonnegative_convex_entries_is_convex() -> None:

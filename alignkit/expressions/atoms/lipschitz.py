@@ -37,7 +37,7 @@ __all__ = ["arctan", "clip", "cos", "distance_to_points", "lipschitz", "piecewis
 
 #: Beyond this angle nothing is said of where in its period a wave is: rounding hides it.
 LARGEST_ANGLE = 1e6
-#: Slopes that differ by less than this, relative to the steepest, count as equal: rounding of points on a line.
+#: Neighbouring slopes that differ by less than this, relative to the steeper, count as equal: rounding of a line.
 SLOPE_TOLERANCE = 1e-12
 #: Up to this many coordinates distances are summed directly; beyond, points are compared by a matrix product.
 LONGEST_LOOP = 16
@@ -362,7 +362,8 @@ class PiecewiseLinear(Curve):
 
     def _bends(self, slopes: Floats, direction: float) -> bool:
         """Whether slopes rise (direction 1) or fall (−1) throughout."""
-        slack = SLOPE_TOLERANCE * float(np.abs(self.slopes).max())
+        magnitude = np.abs(slopes)
+        slack = SLOPE_TOLERANCE * np.maximum(magnitude[1:], magnitude[:-1])
         return bool((direction * np.diff(slopes) >= -slack).all())
 
     def _is_convex_over(self, bounds: Interval) -> bool:
@@ -414,7 +415,7 @@ class PiecewiseLinear(Curve):
 
     def conjugate(self, dual: Array) -> Array:
         """y·b − φ(b) at the breakpoint b where the slopes pass y."""
-        self._need_bend(1.0, "conjugate")
+        self._need_bend(1.0, "a conjugate only where its slopes rise")
         xp = array_api_compat.array_namespace(dual)
         rising = constant_like(np.maximum.accumulate(self.slopes), dual)
         entries = xp.reshape(dual, (-1,))
@@ -424,13 +425,13 @@ class PiecewiseLinear(Curve):
 
     def project_dual(self, dual: Array) -> Array:
         """Clip to the first and the last slope."""
-        self._need_bend(1.0, "conjugate")
+        self._need_bend(1.0, "a conjugate only where its slopes rise")
         return dual.clip(float(self.slopes[0]), float(self.slopes[-1]))
 
     def prox(self, points: Array, step: float) -> Array:
         """On a segment of slope s, v − step·s; v stops at a breakpoint where it would pass it from both sides."""
         sign = 1.0 if self._bends(self.slopes, 1.0) else -1.0
-        self._need_bend(sign, "proximal map")
+        self._need_bend(sign, "a proximal map only where its slopes rise, or fall, throughout")
         xp = array_api_compat.array_namespace(points)
         slopes = constant_like(np.maximum.accumulate(sign * self.slopes), points)
         breakpoints = constant_like(self.breakpoints[1:], points)
@@ -445,7 +446,7 @@ class PiecewiseLinear(Curve):
     def _need_bend(self, direction: float, what: str) -> None:
         if not self._bends(self.slopes, direction):
             raise ParameterError(
-                f"{self.name} has a {what} only where its slopes rise, and they are {self.slopes}.",
+                f"{self.name} has {what}, and they are {self.slopes}.",
                 expression=str(self),
             )
 

@@ -188,8 +188,8 @@ class SigmaMax(Norm):
 
     def _reduced(self, xp: Any, value: Array, axes: tuple[int, ...]) -> Array:
         largest = xp.astype(xp.linalg.svdvals(_decomposable(xp, value))[:, 0], value.dtype)
-        total = xp.sum(xp.abs(value), axis=axes)
-        return xp.where(xp.isfinite(total), largest, total)
+        finite = xp.all(xp.isfinite(value), axis=axes)
+        return xp.where(finite, largest, xp.sum(xp.abs(value), axis=axes))
 
     def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         left, _, right = xp.linalg.svd(_decomposable(xp, value), full_matrices=False)
