@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import array_api_compat
@@ -78,6 +78,15 @@ class BaseLaw(ABC):
         Returns:
             (n, *shape), of x's kind.
         """
+
+    def tail_covariances(self) -> Iterator[Floats]:
+        """The covariances Σ of the Gaussians that p decays like, where it decays exactly like a mixture of them.
+
+        Yields:
+            Σ as a number, for a multiple of the identity, as a diagonal (d,), or in full (d, d); each once. Nothing at
+            all where no more than `tail` is known, as for a network.
+        """
+        return iter(())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, shape={self.shape})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_compat
@@ -108,6 +109,24 @@ class GaussianMixture(ExactLaw):
         else:
             within = np.einsum("c,cij,cj,ckj->ik", self.weights, self._axes, self._variances, self._axes)
         return between + within
+
+    def tail_covariances(self) -> Iterator[Floats]:
+        """The covariances of the components of positive weight, each once; see `BaseLaw.tail_covariances`."""
+        seen: list[int] = []
+        for component in np.flatnonzero(self.weights > 0.0).tolist():
+            if any(self._share_covariance(component, other) for other in seen):
+                continue
+            seen.append(component)
+            variances = self._variances[component]
+            if self._axes is not None:
+                axes = self._axes[component]
+                yield (axes * variances) @ axes.T
+            else:
+                yield variances[0] if variances.size == 1 else variances
+
+    def _share_covariance(self, one: int, other: int) -> bool:
+        same = np.array_equal(self._variances[one], self._variances[other])
+        return same and (self._axes is None or np.array_equal(self._axes[one], self._axes[other]))
 
     def _spread(self, component: int, vectors: Floats, power: float) -> Floats:
         """Σ_c^power applied to rows of vectors, (n, d)."""

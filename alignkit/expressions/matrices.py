@@ -142,6 +142,14 @@ def row_norms(matrix: Matrix | None) -> Floats | None:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", matrix, matrix)))
 
 
+def row_of(matrix: Matrix, place: int) -> Floats:
+    """One row, (d,), dense."""
+    if is_operator(matrix):
+        return np.ravel(matrix.T @ np.eye(1, matrix.shape[0], place)[0])
+    row = matrix[[place]]
+    return np.asarray(row.toarray() if is_sparse(row) else row, dtype=np.float64).ravel()
+
+
 def norm_bound(matrix: Matrix | None) -> float:
     """An upper bound of ‖matrix‖₂: exact for small Gram matrices, else Frobenius or √(‖·‖₁‖·‖∞).
 

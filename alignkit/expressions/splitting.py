@@ -153,16 +153,19 @@ class Split:
             constant += part.value_at_zero()
         return Quadratic((matrix + matrix.T) / 2.0, vector, constant)
 
-    @cached_property
+    @property
     def critical_weight(self) -> float:
         """λ_max of the quadratic part's Hessian, or 0 where it is negative: the least λ that dominates it."""
         if all(part.is_concave for part in self.curved):
             return 0.0
-        if self.has_small_hessian:
-            return max(0.0, float(np.linalg.eigvalsh(self.quadratic.matrix)[-1]))
-        return max(0.0, self._largest_eigenvalue())
+        return max(0.0, self.steepest[0])
 
-    def _largest_eigenvalue(self) -> float:
+    @cached_property
+    def steepest(self) -> tuple[float, Floats]:
+        """The largest eigenvalue of the quadratic part's Hessian, and a unit eigenvector (k,)."""
+        if self.has_small_hessian:
+            values, vectors = np.linalg.eigh(self.quadratic.matrix)
+            return float(values[-1]), vectors[:, -1]
         from scipy.sparse.linalg import LinearOperator, eigsh
 
         def apply(direction: Floats) -> Floats:
@@ -175,7 +178,8 @@ class Split:
         operator = LinearOperator((self.dimension, self.dimension), matvec=apply, dtype=np.float64)
         # A fixed start, so that the same problem gets the same answer.
         start = np.random.default_rng(0).standard_normal(self.dimension)
-        return float(eigsh(operator, k=1, which="LA", tol=1e-10, v0=start, return_eigenvectors=False)[0])
+        values, vectors = eigsh(operator, k=1, which="LA", tol=1e-10, v0=start)
+        return float(values[0]), vectors[:, 0]
 
 
 def split(nonlinear: Expression) -> Split:

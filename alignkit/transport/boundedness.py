@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from alignkit.errors import UnboundedTransportError
-from alignkit.expressions import Expression
-from alignkit.expressions.atoms.elementwise import Square
-from alignkit.expressions.atoms.quadratic import QuadForm, SumSquares
-from alignkit.expressions.matrices import norm_bound
-from alignkit.expressions.splitting import Split, Term, split
+from alignkit.expressions import Expression, Subspace
+from alignkit.expressions.arrays import Floats
+from alignkit.expressions.growth import EQUAL, Growth, name_summands
+from alignkit.expressions.poles import is_defined_everywhere, pole_among
+from alignkit.expressions.splitting import split
 from alignkit.transport.separable import Separable, separable_form
 
 __all__ = ["check_bounded", "dominated_by_penalty"]
 
-#: Relative distance at which λ and a critical value computed in float64 count as equal.
-_EQUAL = 1e-12
+#: Relative distance within which the two bounds of a critical λ are called one number.
+_ONE_NUMBER = 1e-9
 
 
-def check_bounded(nonlinear: Expression, weight: float) -> None:
+def check_bounded(
+    nonlinear: Expression, weight: float, *, reward: Expression | None = None, subspace: Subspace | None = None
+) -> None:
     """Raise when argmax_z f(z) − (λ/2)‖z − v‖² has no maximiser, as far as structure decides it.
 
     With H the Hessian of the quadratic summands and all other summands of at most linear growth, the supremum is
-    infinite for λ < λ_max(H), finite for λ > λ_max(H), and at λ = λ_max(H) infinite for almost every v. Other rewards
-    pass unless their growth is proved too large; the backends then find out at solve time.
+    infinite for λ < λ_max(H), finite for λ > λ_max(H), and at λ = λ_max(H) infinite for almost every v. A reward that
+    grows faster than every quadratic along some direction, or is +∞ around some point, has no maximiser for any λ.
+    Others pass unless their growth is proved too large; the backends then find out at solve time.
 
     Arguments:
         nonlinear: f, a scalar expression of one variable of shape (k,).
         weight: λ, in units of reward per cost.
+        reward: r as the user wrote it, for the message; f itself if None.
+        subspace: Q with r(x) = f(Qx) + …; needed with `reward`.
 
     Raises:
         UnboundedTransportError: with the summand that grows most, and the critical λ.
@@ -43,17 +46,20 @@ def check_bounded(nonlinear: Expression, weight: float) -> None:
         ...     print(error.ways_out[0])
         ak.Wasserstein(weight=λ) with λ > 2.
     """
-    if nonlinear.is_concave() or math.isfinite(nonlinear.lipschitz):
+    if nonlinear.is_concave() or (math.isfinite(nonlinear.lipschitz) and is_defined_everywhere(nonlinear)):
         return
-    parts = split(nonlinear)
-    critical = parts.critical_weight
-    if critical + sum(_growth_above(term) for term in parts.terms) < weight * (1 - _EQUAL):
+    growth = Growth(nonlinear)
+    if growth.stays_below(weight) or not growth.outgrows(weight):
         return
-    if not all(_falls_at_most_linearly(term) for term in parts.terms):
-        return
-    drifts = not parts.terms and weight <= critical * (1 + _EQUAL)
-    if drifts or weight < critical * (1 - _EQUAL):
-        _refuse(parts, weight, critical)
+
+    def written(w: Floats) -> Floats:
+        return w if subspace is None else subspace.embed(w)
+
+    shown = nonlinear if reward is None else reward
+    if growth.pole is not None:
+        pole = pole_among(shown, written(growth.pole.point).reshape(1, *shown.variables()[0].shape))
+        raise _infinite(str(shown if pole is None else pole.atoms[0]))
+    raise _outgrown(growth, weight, name_summands(shown, written(growth.direction)))
 
 
 def dominated_by_penalty(nonlinear: Expression, weight: float) -> bool:
@@ -76,41 +82,44 @@ def dominated_by_penalty(nonlinear: Expression, weight: float) -> bool:
     if nonlinear.is_concave():
         return True
     parts = split(nonlinear)
-    if all(term.bends(-1) for term in parts.terms) and parts.critical_weight < weight * (1 - _EQUAL):
+    if all(term.bends(-1) for term in parts.terms) and parts.critical_weight < weight * (1 - EQUAL):
         return True
     form = separable_form(parts)
     return isinstance(form, Separable) and form.obstacle(weight) is None
 
 
-def _growth_above(term: Term) -> float:
-    """A bound on limsup 2·summand/‖w‖², comparable with λ; infinite when none is known."""
-    if math.isfinite(term.atom.lipschitz) or term.bends(-1):
-        return 0.0
-    if not isinstance(term.atom, Square | SumSquares | QuadForm):
-        return math.inf
-    gain = term.atom.args[0].lipschitz
-    largest = float(np.abs(term.coefficients).max())
-    scale = norm_bound(term.atom.P) if isinstance(term.atom, QuadForm) else 1.0
-    return 0.0 if largest == 0.0 else 2.0 * largest * scale * gain**2
-
-
-def _falls_at_most_linearly(term: Term) -> bool:
-    """Whether the summand is bounded below by −C(1 + ‖w‖): Lipschitz and convex functions are."""
-    return math.isfinite(term.atom.lipschitz) or term.bends(1)
-
-
-def _refuse(parts: Split, weight: float, critical: float) -> None:
-    growing = [part for part in parts.curved if not part.is_concave]
-    names = " + ".join(str(part.atom) for part in growing[:3]) + (" + …" if len(growing) > 3 else "")
-    relation = "equals" if weight >= critical * (1 - _EQUAL) else "is below"
-    raise UnboundedTransportError(
-        f"The reward outgrows λ times the cost, so the transport map has no maximiser: {names} grows like "
-        f"{critical / 2:.6g}·‖x‖² along some direction, λ·½‖x − y‖² with λ = {weight:.6g} like {weight / 2:.6g}·‖x‖². "
-        f"λ {relation} the critical value {critical:.10g}.",
+def _infinite(name: str) -> UnboundedTransportError:
+    return UnboundedTransportError(
+        f"The reward is +∞ on a part of the space, so the transport map has no maximiser for any λ: {name} is infinite "
+        "outside its domain.",
         ways_out=[
-            f"ak.Wasserstein(weight=λ) with λ > {critical:.6g}.",
-            "Bound the growth of the reward: huber(…) or abs(…) in place of square(…).",
-            "ak.KL(weight=…) tilts by convex quadratics exactly.",
+            "Flip the sign if you meant a penalty: −inv_pos(…) and log(…) are −∞ outside their domains, as a barrier.",
+            "Keep the argument inside the domain for every x: inv_pos(1 + square(e)).",
         ],
-        expression=str(growing[0].atom),
+        expression=name,
+    )
+
+
+def _outgrown(growth: Growth, weight: float, names: str) -> UnboundedTransportError:
+    bounded = "Bound the growth of the reward: huber(…) or abs(…) in place of square(…)."
+    lower, upper = growth.at_least, growth.at_most
+    if math.isinf(lower):
+        return UnboundedTransportError(
+            f"The reward outgrows λ times the cost for every λ, so the transport map has no maximiser: {names} grows "
+            "faster than every quadratic along some direction, and λ·½‖x − y‖² is one.",
+            ways_out=["Bound the growth of the reward: logistic(…) in place of exp(…), huber(…) in place of powers."],
+            expression=names,
+        )
+    relation = "equals" if weight >= lower * (1 - EQUAL) else "is below"
+    is_exact = upper <= lower * (1 + _ONE_NUMBER)
+    level = f"{'the' if is_exact else 'a lower bound of the'} critical value{'' if is_exact else ','} {lower:.10g}"
+    raised = f"ak.Wasserstein(weight=λ) with λ > {lower if is_exact else upper:.6g}."
+    if math.isinf(upper):
+        raised = f"ak.Wasserstein(weight=λ) with a larger λ, above {lower:.6g} at least."
+    return UnboundedTransportError(
+        f"The reward outgrows λ times the cost, so the transport map has no maximiser: {names} grows like "
+        f"{lower / 2:.6g}·‖x‖² along some direction, λ·½‖x − y‖² with λ = {weight:.6g} like {weight / 2:.6g}·‖x‖². "
+        f"λ {relation} {level}.",
+        ways_out=[raised, bounded, "ak.KL(weight=…) tilts by convex quadratics exactly."],
+        expression=names,
     )
