@@ -9,7 +9,7 @@ from alignkit import registry
 from alignkit.base.law import BaseLaw
 from alignkit.citations import DISCIPLINED_CONVEX_PROGRAMMING, Citation
 from alignkit.compiler.bids import Answers, Offer, collect_offers
-from alignkit.compiler.closeness import KL, Closeness, Wasserstein
+from alignkit.compiler.closeness import Closeness, Wasserstein
 from alignkit.compiler.composition import compose
 from alignkit.compiler.diagnosis import Diagnosis, diagnose
 from alignkit.compiler.explain import explain_plan
@@ -29,6 +29,7 @@ from alignkit.errors import (
 )
 from alignkit.expressions import Expression
 from alignkit.registry import BackendStatus
+from alignkit.tilting.properness import check_proper
 from alignkit.transport.boundedness import check_bounded
 
 __all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
@@ -172,6 +173,7 @@ def make_plan(
     Raises:
         IntractableError: no route takes the problem; `DimensionError` where only its dimension is in the way.
         UnboundedTransportError: the reward outgrows λ·c.
+        ImproperTargetError: E_p exp(r/λ) is infinite.
         BackendUnavailableError: the named backend is unknown or not installed, or nothing serves the route.
         BackendRefusedError: the named backend, or every one, refused.
     """
@@ -205,7 +207,7 @@ def plan_again(plan: Plan, diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], 
     same = diagnosis.composition.nonlinear is plan.composition.nonlinear
     if not same or not any(verdict.admits and verdict.route == plan.chosen for verdict in verdicts):
         return None
-    warnings = _check_target(diagnosis, plan.base)
+    warnings = _check_target(diagnosis, verdicts, plan.base)
     terminal = plan.chosen.terminal
     request = terminal.request(diagnosis, plan.base, Options(tolerance=plan.tolerance, device=device))
     bid = plan.bid
@@ -268,8 +270,9 @@ def _plan(
     options: Options,
     statuses: Sequence[BackendStatus],
 ) -> Plan:
-    # Before the routes: that there is no target is a stronger verdict than that it is hard to reach.
-    warnings = _check_target(diagnosis, base)
+    # Before the routes: that there is no map is a stronger verdict than that it is hard to find. A law by tilting that
+    # no route takes is not looked at.
+    warnings = _check_target(diagnosis, verdicts, base)
     admitted = [verdict.route for verdict in verdicts if verdict.admits]
     if not admitted:
         raise intractable(diagnosis, verdicts)
@@ -296,15 +299,23 @@ def _plan(
     )
 
 
-def _check_target(diagnosis: Diagnosis, base: BaseLaw) -> tuple[str, ...]:
+def _check_target(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: BaseLaw) -> tuple[str, ...]:
     """Raise when the law that the user asks for does not exist; warn where that is not decided at compile time."""
-    closeness, nonlinear = diagnosis.closeness, diagnosis.composition.nonlinear
+    closeness, composition = diagnosis.closeness, diagnosis.composition
     try:
-        if isinstance(closeness, Wasserstein) and nonlinear is not None:
-            check_bounded(nonlinear, closeness.present_weight)
+        if isinstance(closeness, Wasserstein):
+            if composition.nonlinear is not None:
+                check_bounded(
+                    composition.nonlinear,
+                    closeness.present_weight,
+                    reward=diagnosis.reward,
+                    subspace=composition.subspace,
+                )
+        elif any(verdict.admits for verdict in verdicts):
+            return check_proper(diagnosis.reward, composition, base, closeness.present_weight)
     except AlignkitError as error:
         raise about_reward(error, diagnosis) from error
-    return tuple(_warnings(base, closeness))
+    return ()
 
 
 def _edges(offers: Sequence[Offer], diagnosis: Diagnosis) -> list[Edge[Reduction | Bid | None]]:
@@ -347,12 +358,3 @@ def _with_ways_out(error: AlignkitError, found: Sequence[Suggestion]) -> Alignki
     own = error.ways_out if isinstance(error, UnboundedTransportError | ImproperTargetError) or not found else ()
     ways = (*own, *(str(suggestion) for suggestion in found))
     return type(error)(error.message, ways_out=ways, expression=error.expression)
-
-
-def _warnings(base: BaseLaw, closeness: Closeness) -> list[str]:
-    if isinstance(closeness, KL) and base.tail is None:
-        return [
-            f"the tail of {base.name!r} is unknown, so it could not be checked that E_p exp(r/λ) is finite; "
-            "declare tail='bounded' or a tail variance"
-        ]
-    return []

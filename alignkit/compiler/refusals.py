@@ -9,7 +9,7 @@ from alignkit.citations import TRACTABILITY_LANDSCAPE
 from alignkit.compiler.bids import Offer
 from alignkit.compiler.closeness import KL
 from alignkit.compiler.diagnosis import Diagnosis
-from alignkit.compiler.phrases import brief, described, named
+from alignkit.compiler.phrases import described, named
 from alignkit.compiler.routes import AFFINE, GRID_DIMENSION_MAX
 from alignkit.compiler.verdicts import Verdict
 from alignkit.errors import (
@@ -103,10 +103,5 @@ def unserved(
 
 
 def about_reward(error: AlignkitError, diagnosis: Diagnosis) -> AlignkitError:
-    """An error that speaks of f over w, as one that speaks of the reward as it was written over x."""
-    message = error.message
-    if isinstance(error, UnboundedTransportError):
-        growing = [brief(term) for term in diagnosis.steep if not term.is_concave()]
-        if growing:
-            message = f"{message} In the reward as written, what grows is {named(growing)}."
-    return type(error)(message, ways_out=error.ways_out, expression=str(diagnosis.reward))
+    """An error about a part of the reward, as one that shows the reward as it was written."""
+    return type(error)(error.message, ways_out=error.ways_out, expression=str(diagnosis.reward))
