@@ -83,8 +83,8 @@ class BaseLaw(ABC):
         """The covariances Σ of the Gaussians that p decays like, where it decays exactly like a mixture of them.
 
         Yields:
-            Σ as a number, for a multiple of the identity, as a diagonal (d,), or in full (d, d); each once. Nothing at
-            all where no more than `tail` is known, as for a network.
+            Σ as a number, for a multiple of the identity, as a diagonal (d,), or in full (d, d). Nothing at all where
+            no more than `tail` is known, as for a network.
         """
         return iter(())
 

@@ -111,22 +111,16 @@ class GaussianMixture(ExactLaw):
         return between + within
 
     def tail_covariances(self) -> Iterator[Floats]:
-        """The covariances of the components of positive weight, each once; see `BaseLaw.tail_covariances`."""
-        seen: list[int] = []
+        """The covariances of the components of positive weight; see `BaseLaw.tail_covariances`."""
+        seen: set[bytes] = set()
         for component in np.flatnonzero(self.weights > 0.0).tolist():
-            if any(self._share_covariance(component, other) for other in seen):
-                continue
-            seen.append(component)
             variances = self._variances[component]
             if self._axes is not None:
                 axes = self._axes[component]
                 yield (axes * variances) @ axes.T
-            else:
+            elif variances.tobytes() not in seen:
+                seen.add(variances.tobytes())
                 yield variances[0] if variances.size == 1 else variances
-
-    def _share_covariance(self, one: int, other: int) -> bool:
-        same = np.array_equal(self._variances[one], self._variances[other])
-        return same and (self._axes is None or np.array_equal(self._axes[one], self._axes[other]))
 
     def _spread(self, component: int, vectors: Floats, power: float) -> Floats:
         """Σ_c^power applied to rows of vectors, (n, d)."""

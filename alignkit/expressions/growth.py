@@ -126,14 +126,15 @@ class Growth:
         parts = self.parts
         bounds = [self._bound(term) for term in parts.terms]
         growing = [term for term, bound in zip(parts.terms, bounds, strict=True) if bound > 0.0]
-        hessian = self._majorant(growing) if growing else None
-        if hessian is not None:
-            values, vectors = np.linalg.eigh(hessian)
-            return max(0.0, float(values[-1])), vectors[:, -1]
         curvature = 0.0 if all(part.is_concave for part in parts.curved) else parts.steepest[0]
         if not parts.has_small_hessian:
             curvature += _ITERATED * abs(curvature)
-        return max(0.0, sum(bounds) + curvature), None
+        simple = max(0.0, sum(bounds) + curvature)
+        hessian = self._majorant(growing) if growing else None
+        if hessian is None:
+            return simple, None
+        values, vectors = np.linalg.eigh(hessian)
+        return min(simple, max(0.0, float(values[-1]))), vectors[:, -1]
 
     def _bound(self, term: Term) -> float:
         """An upper bound of limsup 2·summand/‖w‖², at least 0."""
@@ -152,12 +153,12 @@ class Growth:
         atom = term.atom
         if not isinstance(atom, Square | SumSquares | QuadForm) or not self._everywhere.is_defined_everywhere(atom):
             return math.inf
-        largest = max(float(term.coefficients.max()), 0.0)
-        scale = norm_bound(atom.P) if isinstance(atom, QuadForm) else 1.0
         if isinstance(atom, QuadForm):
-            largest = float(np.abs(term.coefficients).max())
+            scale = abs(float(term.coefficients[0])) * norm_bound(atom.P)
+        else:
+            scale = max(float(term.coefficients.max()), 0.0)
         slope = atom.args[0].lipschitz
-        return 0.0 if largest * scale * slope == 0.0 else 2.0 * largest * scale * slope**2
+        return 0.0 if scale == 0.0 or slope == 0.0 else 2.0 * scale * slope**2
 
     def _majorant(self, terms: list[Term]) -> Floats | None:
         """The Hessian of a quadratic that f stays below up to lower order, (k, k); None where none is found."""
@@ -250,9 +251,7 @@ def _gram(expression: Expression, weights: Floats, dimension: int) -> Floats:
         return np.asarray(matrix.T @ (weights[:, None] * matrix))
     largest = float(weights.max())
     slope = expression.lipschitz
-    crude = (
-        largest * slope**2 * np.eye(dimension) if math.isfinite(slope) else np.full((dimension, dimension), math.inf)
-    )
+    crude = np.diag(np.full(dimension, largest * slope**2))
     if isinstance(expression, Atom):
         moving = [position for position, arg in enumerate(expression.args) if arg.depends]
         gain = expression._gain(moving[0])
@@ -276,40 +275,24 @@ def _gram(expression: Expression, weights: Floats, dimension: int) -> Floats:
 # ---- where to look
 
 
-def _variable_maps(expression: Expression) -> Iterator[tuple[Atom, list[Matrix | None]]]:
-    """For each atom the linear parts in the variable of its arguments; None is the identity."""
-    for node in topological(expression):
-        if isinstance(node, Atom) and node.depends:
-            yield (
-                node,
-                [
-                    matrix
-                    for arg in node.args
-                    if arg.depends
-                    for leaf, matrix in linear_form(arg).parts
-                    if isinstance(leaf, Variable)
-                ],
-            )
-
-
 def _leaf_directions(expression: Expression, dimension: int) -> Iterator[Floats]:
     """Unit vectors along which arguments of atoms move: rows of their matrices, and sums of rows."""
-    sums: list[Floats] = []
-    for _, matrices in _variable_maps(expression):
+    everything = np.zeros(dimension)
+    for node in topological(expression):
+        if not isinstance(node, Atom) or not node.depends:
+            continue
         totals = []
-        for matrix in matrices:
-            rows, total = _rows(matrix, dimension)
-            totals.append(total)
-            yield from (unit for row in (*rows, total) if (unit := _unit(row)) is not None)
+        for leaf, matrix in (part for arg in node.args if arg.depends for part in linear_form(arg).parts):
+            if isinstance(leaf, Variable):
+                rows, total = _rows(matrix, dimension)
+                totals.append(total)
+                yield from _units(*rows, total)
         if len(totals) > 1:
-            for sign in (1.0, -1.0):
-                unit = _unit(totals[0] + sign * sum(totals[1:], np.zeros(dimension)))
-                if unit is not None:
-                    yield unit
-        sums.extend(totals)
-    unit = _unit(sum(sums, np.zeros(dimension)))
-    if unit is not None:
-        yield unit
+            # Arguments that rise together, and the first against the others.
+            rest = sum(totals[1:], np.zeros(dimension))
+            yield from _units(totals[0] + rest, totals[0] - rest)
+        everything = everything + sum(totals, np.zeros(dimension))
+    yield from _units(everything)
 
 
 def _rows(matrix: Matrix | None, dimension: int) -> tuple[list[Floats], Floats]:
@@ -325,9 +308,11 @@ def _rows(matrix: Matrix | None, dimension: int) -> tuple[list[Floats], Floats]:
     return [row_of(matrix, int(place)) for place in longest], total
 
 
-def _unit(vector: Floats) -> Floats | None:
-    length = float(np.linalg.norm(vector))
-    return vector / length if 0.0 < length < math.inf else None
+def _units(*vectors: Floats) -> Iterator[Floats]:
+    for vector in vectors:
+        length = float(np.linalg.norm(vector))
+        if 0.0 < length < math.inf:
+            yield vector / length
 
 
 # ---- for messages

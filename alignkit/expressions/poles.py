@@ -13,7 +13,7 @@ from alignkit.expressions.arrays import Floats
 from alignkit.expressions.atom import Atom
 from alignkit.expressions.atoms.lipschitz import Curve
 from alignkit.expressions.curvature import Monotonicity
-from alignkit.expressions.expression import Expression, topological
+from alignkit.expressions.expression import Condition, Expression, topological
 from alignkit.expressions.leaf import Variable
 from alignkit.expressions.matrices import row_norms, row_of
 from alignkit.expressions.splitting import affine_over
@@ -40,15 +40,20 @@ _AROUND, _NEARBY = 8, 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Pole:
-    """A point around which a function is +∞.
+    """A point around which a function is +∞, as an argument lies outside the domain of an atom.
 
     Arguments:
         point: of the variable's shape; the function is +∞ on a neighbourhood of it.
-        atoms: those outside their domains there.
+        atom: the atom.
+        condition: of its domain, which fails at the point.
     """
 
     point: Floats
-    atoms: tuple[Atom, ...]
+    atom: Atom
+    condition: Condition
+
+    def __str__(self) -> str:
+        return f"where {self.condition} fails, outside the domain of {self.atom}"
 
 
 def is_defined_everywhere(expression: Expression) -> bool:
@@ -166,11 +171,12 @@ def pole_among(expression: Expression, points: Floats) -> Pole | None:
     for point in points[values == math.inf]:
         broken = _broken(expression, point[None])
         # Held at 0 there, those atoms leave the rest finite: it is they that are infinite.
-        if not broken or not np.isfinite(_values(expression, point[None], broken)[id(expression)]).all():
+        held = tuple(atom for atom, _ in broken)
+        if not broken or not np.isfinite(_values(expression, point[None], held)[id(expression)]).all():
             continue
         with np.errstate(all="ignore"):
             if (np.asarray(expression.value(_around(point))) == math.inf).all():
-                return Pole(point, broken)
+                return Pole(point, *broken[0])
     return None
 
 
@@ -180,20 +186,20 @@ def _around(point: Floats) -> Floats:
     return point + _NEARBY * (1.0 + np.abs(point)) * offsets
 
 
-def _broken(expression: Expression, point: Floats) -> tuple[Atom, ...]:
+def _broken(expression: Expression, point: Floats) -> list[tuple[Atom, Condition]]:
     """The atoms outside their domains at a point, (1, *shape); none where some argument is close to its bound."""
     values = _values(expression, point)
-    found: list[Atom] = []
+    found: list[tuple[Atom, Condition]] = []
     for node in topological(expression):
         if not isinstance(node, Atom) or not node.depends:
             continue
-        for position, bound, _ in node._domain():
+        for position, bound, strict in node._domain():
             distance = values[id(node.args[position])] - bound
             if not (np.abs(distance) > _MARGIN * (1.0 + abs(bound))).all():
-                return ()
+                return []
             if (distance < 0.0).any():
-                found.append(node)
-    return tuple(found)
+                found.append((node, Condition(node.args[position], bound, strict)))
+    return found
 
 
 def _values(expression: Expression, point: Floats, held: tuple[Atom, ...] = ()) -> dict[int, Floats]:

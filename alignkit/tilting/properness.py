@@ -104,9 +104,7 @@ def _on_bounded_data(reward: Expression, base: BaseLaw) -> tuple[str, ...]:
         if pole is not None:
             lower, upper = base.data_range
             raise _reaches_infinity(
-                reward,
-                f"{pole.atoms[0]} reaches +∞ for x with entries in [{lower:.6g}, {upper:.6g}], the data range of "
-                f"{base.name!r}",
+                reward, f"{pole}, which takes in a part of [{lower:.6g}, {upper:.6g}], the data range of {base.name!r}"
             )
     texts = [str(condition) for condition in reward.domain]
     domain = ", ".join(texts[:3]) + (", …" if len(texts) > 3 else "")
@@ -123,17 +121,18 @@ def _on_points(reward: Expression, base: Empirical) -> tuple[str, ...]:
     infinite = np.flatnonzero(values == math.inf)
     if infinite.size:
         raise _reaches_infinity(
-            reward, f"the reward is +∞ at {infinite.size} of {len(rows)} data points, the first of index {infinite[0]}"
+            reward,
+            f"at {infinite.size} of the {len(rows)} data points of {base.name!r}, the first of index {infinite[0]}",
         )
     return ()
 
 
-def _reaches_infinity(reward: Expression, what: str) -> ImproperTargetError:
+def _reaches_infinity(reward: Expression, where: str) -> ImproperTargetError:
     return ImproperTargetError(
-        f"E_p exp(r/λ) is infinite for every λ, so the aligned law does not exist: {what}.",
+        f"E_p exp(r/λ) is infinite for every λ, so the aligned law does not exist: the reward is +∞ {where}.",
         ways_out=[
-            "Keep the argument inside the domain, with a margin, wherever the data may lie: inv_pos(e + 1) for e ≥ 0.",
-            "Flip the sign if you meant a penalty: −inv_pos(…) and log(…) are −∞ outside their domains.",
+            "Keep the argument inside the domain, with a margin, wherever p reaches: inv_pos(1 + square(e)).",
+            "Flip the sign of that summand, if you meant a penalty: then it is −∞ there.",
         ],
         expression=str(reward),
     )
@@ -183,8 +182,7 @@ def _under_gaussians(
     if worst.growth.pole is not None:
         point = composition.subspace.embed(worst.place(worst.growth.pole.point)).reshape(1, *composition.shape)
         pole = pole_among(reward, point)
-        name = reward if pole is None else pole.atoms[0]
-        raise _reaches_infinity(reward, f"{name} is +∞ on a part of the space that {base.name!r} reaches")
+        raise _reaches_infinity(reward, f"{pole or worst.growth.pole}, which {base.name!r} reaches")
     at_most = max(component.growth.at_most for component in heavy)
     if any(component.growth.outgrows(weight) for component in heavy):
         direction = composition.subspace.embed(worst.place(worst.growth.direction))

@@ -8,7 +8,7 @@ from alignkit.errors import UnboundedTransportError
 from alignkit.expressions import Expression, Subspace
 from alignkit.expressions.arrays import Floats
 from alignkit.expressions.growth import EQUAL, Growth, name_summands
-from alignkit.expressions.poles import is_defined_everywhere, pole_among
+from alignkit.expressions.poles import Pole, is_defined_everywhere, pole_among
 from alignkit.expressions.splitting import split
 from alignkit.transport.separable import Separable, separable_form
 
@@ -58,7 +58,7 @@ def check_bounded(
     shown = nonlinear if reward is None else reward
     if growth.pole is not None:
         pole = pole_among(shown, written(growth.pole.point).reshape(1, *shown.variables()[0].shape))
-        raise _infinite(str(shown if pole is None else pole.atoms[0]))
+        raise _infinite(pole or growth.pole)
     raise _outgrown(growth, weight, name_summands(shown, written(growth.direction)))
 
 
@@ -88,15 +88,14 @@ def dominated_by_penalty(nonlinear: Expression, weight: float) -> bool:
     return isinstance(form, Separable) and form.obstacle(weight) is None
 
 
-def _infinite(name: str) -> UnboundedTransportError:
+def _infinite(pole: Pole) -> UnboundedTransportError:
     return UnboundedTransportError(
-        f"The reward is +∞ on a part of the space, so the transport map has no maximiser for any λ: {name} is infinite "
-        "outside its domain.",
+        f"The transport map has no maximiser for any λ: the reward is +∞ {pole}.",
         ways_out=[
-            "Flip the sign if you meant a penalty: −inv_pos(…) and log(…) are −∞ outside their domains, as a barrier.",
+            "Flip the sign of that summand, if you meant a barrier: then it is −∞ there, and the map keeps away.",
             "Keep the argument inside the domain for every x: inv_pos(1 + square(e)).",
         ],
-        expression=name,
+        expression=str(pole.atom),
     )
 
 
