@@ -279,11 +279,13 @@ def _least_sum(parts: list[tuple[Bound, Any]]) -> Bound:
             kinds = (here, here & endless & (bound.coefficient > 0), here & endless & (bound.coefficient <= 0))
             counts += np.stack([_applied(pattern, kind.astype(np.float64)) for kind in kinds])
             finite = np.where(here & ~endless, bound.coefficient, 0.0)
-            total += _applied(matrix, finite)
-            spread += _applied(matrix, np.abs(finite))
-        # Where coefficients cancel, their difference is not known beyond rounding.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += _applied(matrix, finite)
+                spread += _applied(matrix, np.abs(finite))
+        # Where coefficients cancel, their difference is not known beyond rounding, and nothing where they overflow.
         mixed = np.abs(total) < spread * (1 - 1e-12)
-        total = np.where(mixed, total - 16 * _EPS * spread, total)
+        total = np.where(np.isinf(spread), np.where(total == math.inf, _HUGE, -math.inf), total)
+        total = np.where(mixed & np.isfinite(spread), total - 16 * _EPS * np.minimum(spread, _HUGE), total)
         extreme = 1.0 if level == math.inf else math.inf
         total = np.where(counts[2] > 0, -extreme, np.where(counts[1] > 0, extreme, total))
         fresh = (counts[0] > 0) & ~settled

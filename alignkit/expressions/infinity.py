@@ -37,7 +37,7 @@ from alignkit.expressions.expression import Expression, topological
 from alignkit.expressions.leaf import Variable
 from alignkit.expressions.linear import linear_form
 from alignkit.expressions.matrices import Matrix, norm_bound, row_norms
-from alignkit.expressions.poles import condition_holds, is_defined
+from alignkit.expressions.poles import condition_holds, is_defined, is_defined_everywhere
 
 __all__ = ["Ball", "Behaviour", "Rays"]
 
@@ -458,8 +458,17 @@ def _reciprocal(germ: Germ) -> Germ:
     return -germ.increased(_MINUS_RECIPROCAL)
 
 
+def _sum_squares(arg: Expression, germ: Germ, axes: tuple[int, ...]) -> Germ:
+    total = germ.magnitude().power(2.0).total(axes)
+    if len(axes) < arg.ndim or not is_defined_everywhere(arg):
+        return total
+    # Of all entries together, ‖e‖ ≤ L·t is more than the same of each.
+    slope = arg.lipschitz
+    return total.within(Germ.between(total.shape, (0.0, 0.0), (2.0, slope**2) if slope < math.inf else (math.inf, 1.0)))
+
+
 def _quad_over_lin(atom: QuadOverLin, args: list[Germ]) -> Germ:
-    squares = args[0].magnitude().power(2.0).total(tuple(range(1, len(args[0].shape))))
+    squares = _sum_squares(atom.args[0], args[0], tuple(range(1, len(args[0].shape))))
     return squares.times(_reciprocal(args[1]))
 
 
@@ -502,7 +511,7 @@ RULES: dict[type[Atom], Callable[[Any, list[Germ]], Germ]] = {
     LogSumExp: _log_sum_exp,
     SumLargest: lambda atom, args: _sum_largest(atom, args[0]),
     SumSmallest: lambda atom, args: -_sum_largest(atom, -args[0]),
-    SumSquares: lambda atom, args: args[0].magnitude().power(2.0).total(_axes(atom)),
+    SumSquares: lambda atom, args: _sum_squares(atom.args[0], args[0], _axes(atom)),
     QuadForm: _quad_form,
     QuadOverLin: _quad_over_lin,
     Product: lambda atom, args: args[0].times(args[1]),
