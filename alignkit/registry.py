@@ -13,7 +13,17 @@ from alignkit.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["GROUP", "BackendStatus", "Manifest", "base_law", "installed_backends", "offered", "offers", "require"]
+__all__ = [
+    "GROUP",
+    "BackendStatus",
+    "Manifest",
+    "base_law",
+    "installed_backends",
+    "is_importable",
+    "offered",
+    "offers",
+    "require",
+]
 
 GROUP = "alignkit.backends"
 
@@ -123,7 +133,7 @@ def _status(entry: EntryPoint, distribution: str) -> BackendStatus:
         if not isinstance(manifest, Manifest):
             reason = f"broken: {entry.value} is a {type(manifest).__name__}, not an alignkit.registry.Manifest"
             return BackendStatus(entry.name, distribution, None, False, reason)
-        missing = [engine for engine in manifest.engines if not _is_importable(engine)]
+        missing = [engine for engine in manifest.engines if not is_importable(engine)]
     # A plug-in is somebody else's code and may raise anything; the others must stay usable.
     except Exception as error:
         reason = f"broken: loading {entry.value} raised {type(error).__name__}: {error}"
@@ -135,7 +145,16 @@ def _status(entry: EntryPoint, distribution: str) -> BackendStatus:
     return BackendStatus(entry.name, distribution, manifest, True, offered)
 
 
-def _is_importable(engine: str) -> bool:
+def is_importable(engine: str) -> bool:
+    """Whether a package can be imported, found out without importing it.
+
+    Arguments:
+        engine: its import name.
+
+    Example:
+        >>> is_importable("numpy")
+        True
+    """
     try:
         return importlib.util.find_spec(engine) is not None
     # Raised for a submodule of a package that is not there.

@@ -41,7 +41,8 @@ class _ClosedForm(ABC):
         with torch.inference_mode():
             for first in range(0, count, self.chunk):
                 last = min(first + self.chunk, count)
-                v = torch.from_numpy(np.ascontiguousarray(points[first:last], dtype=np.float64)).to(self.device)
+                # torch cannot hold a read-only array, even to read it.
+                v = torch.from_numpy(np.require(points[first:last], np.float64, ["C", "W"])).to(self.device)
                 z, bound = self._solve_chunk(v)
                 maximiser[first:last] = z.cpu().numpy()
                 gap[first:last] = bound.cpu().numpy()

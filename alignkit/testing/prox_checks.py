@@ -1,0 +1,517 @@
+"""The promises of a proximal solver, each examined on problems whose optima are known."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from alignkit.contracts import Bid, Floats, Guarantee, ProxProblem, ProxSession, ProxSolution, ProxSolver, Refusal
+from alignkit.errors import UnboundedTransportError
+from alignkit.expressions import Parameter, Variable, norm1
+from alignkit.testing.conformance import (
+    Breach,
+    Check,
+    Promise,
+    Report,
+    expect,
+    expect_progress,
+    made,
+    named,
+    run_checks,
+)
+from alignkit.testing.prox_examples import ProxExample, prox_examples
+
+__all__ = ["ProxPromise", "check_prox_solver", "prox_checks"]
+
+#: What an exact backend may miss the supremum by, relative to the objective.
+_EXACT = 1e-9
+#: How far the answers of one solver to one row may lie apart where it gives no bound, relative to the objective.
+_LOOSE = 1e-4
+
+
+class ProxPromise(Promise):
+    """What a proximal solver promises."""
+
+    BIDS = "it answers a problem with a bid in finite positive time, or with a refusal that says why"
+    SHAPES = "maximisers are float64 (n, k), gaps (n,) and nonnegative, unfinished rows marked in a boolean (n,)"
+    BOUND = "the gap of a row is at least what its objective lacks to the supremum"
+    GUARANTEE = (
+        "a certified or exact bid gives every row a gap within the tolerance or marks it unfinished, an exact one "
+        "answers up to rounding"
+    )
+    IMPROVES = "no finished row is worse off than where it came from"
+    ROWS = "a row's answer depends on that row alone, not on the others, their order or their number"
+    EMPTY = "a batch may have no rows"
+    INPUT = "rows are read and never written to, in any memory layout"
+    KEPT = "answers stay as they were given, whatever is solved afterwards"
+    REPEATS = "the same rows get the same answers, later in the same session and in a new one"
+    SESSIONS = "sessions of different problems do not interfere"
+    PROGRESS = "progress is told as (stage, rows done, rows), done never falling and all rows done at the end"
+    PARAMETERS = "a session opened after a parameter changed solves with its new value"
+    UNBOUNDED = "a problem without a maximum is refused, raises UnboundedTransportError, or has no finite gap"
+    USEFUL = "at least one problem with a maximum is taken and solved, all rows finished"
+
+
+def check_prox_solver(
+    solver: type[ProxSolver] | Callable[[], ProxSolver] | ProxSolver | str,
+    *,
+    examples: Sequence[ProxExample] | None = None,
+    rows: int = 12,
+    seed: int = 0,
+    tolerance: float = 1e-6,
+    device: str = "auto",
+) -> Report:
+    """Examine a proximal solver, and report what it keeps and what it breaks.
+
+    Arguments:
+        solver: its class, a function that makes it, an instance, or the name of an installed backend.
+        examples: the problems to examine it on; `prox_examples(rows=rows, seed=seed)` if None.
+        rows: how many rows each problem has.
+        seed: fixes the problems.
+        tolerance: the largest relative gap asked for.
+        device: as the engine names it.
+
+    Returns:
+        the report, to be printed; `report.raise_broken()` turns it into an error.
+
+    Example:
+        ```python
+        print(check_prox_solver(MySolver))
+        ```
+    """
+    checks = prox_checks(solver, examples=examples, rows=rows, seed=seed, tolerance=tolerance, device=device)
+    return run_checks(f"prox solver {named(solver)}", checks)
+
+
+def prox_checks(
+    solver: type[ProxSolver] | Callable[[], ProxSolver] | ProxSolver | str,
+    *,
+    examples: Sequence[ProxExample] | None = None,
+    rows: int = 12,
+    seed: int = 0,
+    tolerance: float = 1e-6,
+    device: str = "auto",
+) -> tuple[Check, ...]:
+    """The checks of `check_prox_solver` one by one, for a test framework; nothing is solved before one is called.
+
+    Arguments:
+        solver, examples, rows, seed, tolerance, device: as for `check_prox_solver`.
+
+    Returns:
+        a check for each promise and problem, to be called without arguments.
+
+    Example:
+        ```python
+        @pytest.mark.parametrize("check", prox_checks(MySolver), ids=str)
+        def test_conformance(check):
+            check()
+        ```
+    """
+    chosen = tuple(prox_examples(rows=rows, seed=seed) if examples is None else examples)
+    bench = _Bench(solver, chosen, tolerance, device)
+    bounded = [example for example in chosen if example.is_bounded]
+    where_taken: dict[ProxPromise, Callable[[_Bench, ProxExample], str | None]] = {
+        ProxPromise.SHAPES: _shapes,
+        ProxPromise.BOUND: _bound,
+        ProxPromise.GUARANTEE: _guarantee,
+        ProxPromise.IMPROVES: _improves,
+        ProxPromise.ROWS: _rows,
+        ProxPromise.EMPTY: _empty,
+        ProxPromise.INPUT: _input,
+        ProxPromise.KEPT: _kept,
+        ProxPromise.REPEATS: _repeats,
+        ProxPromise.SESSIONS: _sessions,
+        ProxPromise.PROGRESS: _progress,
+    }
+    checks = [Check(ProxPromise.BIDS, example.name, functools.partial(_bids, bench, example)) for example in chosen]
+    checks += [
+        Check(promise, example.name, functools.partial(_where_taken, examine, bench, example))
+        for promise, examine in where_taken.items()
+        for example in bounded
+    ]
+    checks += [
+        Check(ProxPromise.UNBOUNDED, example.name, functools.partial(_where_taken, _unbounded, bench, example))
+        for example in chosen
+        if not example.is_bounded
+    ]
+    checks.append(Check(ProxPromise.PARAMETERS, None, functools.partial(_parameters, bench)))
+    checks.append(Check(ProxPromise.USEFUL, None, functools.partial(_useful, bench)))
+    return tuple(checks)
+
+
+class _Bench:
+    """A solver with the examples: its bids, sessions and answers, each asked for once and kept."""
+
+    def __init__(self, solver: Any, examples: tuple[ProxExample, ...], tolerance: float, device: str) -> None:
+        self.subject, self.examples, self.tolerance, self.device = solver, examples, tolerance, device
+        self._answers: dict[ProxExample, Bid | Refusal] = {}
+        self._opened: dict[ProxExample, ProxSession] = {}
+        self._solved: dict[ProxExample, ProxSolution] = {}
+
+    @functools.cached_property
+    def solver(self) -> ProxSolver:
+        """The solver that everything but repetitions is asked of."""
+        solver: ProxSolver = made(self.subject, "prox_solver")
+        return solver
+
+    def problem(self, example: ProxExample) -> ProxProblem:
+        return example.problem(tolerance=self.tolerance, device=self.device)
+
+    def bid(self, example: ProxExample) -> Bid | Refusal:
+        if example not in self._answers:
+            answer = self.solver.bid(self.problem(example))
+            expect(isinstance(answer, Bid | Refusal), f"its bid is a {type(answer).__name__}, neither Bid nor Refusal")
+            self._answers[example] = answer
+        return self._answers[example]
+
+    def refusal(self, example: ProxExample) -> str | None:
+        """Why the solver does not take the example; None when it does."""
+        answer = self.bid(example)
+        return answer.reason if isinstance(answer, Refusal) else None
+
+    def session(self, example: ProxExample) -> ProxSession:
+        if example not in self._opened:
+            self._opened[example] = self.solver.open(self.problem(example))
+        return self._opened[example]
+
+    def solution(self, example: ProxExample) -> ProxSolution:
+        """The answer to the example's own rows, in a session that has solved nothing before."""
+        if example not in self._solved:
+            self._solved[example] = _answer(self.session(example), example.points)
+        return self._solved[example]
+
+
+def _answer(session: ProxSession, points: Floats, progress: Any = None) -> ProxSolution:
+    """Solve, with copies of rows and answers, so that what a session does to them spoils nothing else."""
+    solution = session.solve(points.copy(), progress)
+    expect(
+        isinstance(solution, ProxSolution),
+        f"solve returned a {type(solution).__name__}, not an alignkit.contracts.ProxSolution",
+    )
+    expect_shapes(solution, *points.shape)
+    return ProxSolution(solution.maximiser.copy(), solution.gap.copy(), solution.unfinished.copy())
+
+
+def expect_shapes(solution: ProxSolution, rows: int, dimension: int) -> None:
+    """Raise a `Breach` unless a solution has the shapes and types of n rows in k dimensions."""
+    for name, wanted, kind in (
+        ("maximiser", (rows, dimension), "float64"),
+        ("gap", (rows,), "float64"),
+        ("unfinished", (rows,), "bool"),
+    ):
+        found = getattr(solution, name)
+        expect(isinstance(found, np.ndarray), f"{name} is a {type(found).__name__}, not a numpy array")
+        expect(
+            found.shape == wanted and found.dtype == kind,
+            f"{name} is {found.dtype} of shape {found.shape}, not {kind} of shape {wanted}",
+        )
+    infinite = ~np.isfinite(solution.maximiser).all(axis=1)
+    if infinite.any():
+        raise Breach(f"the maximiser of row {_first(infinite)} is {solution.maximiser[_first(infinite)]}")
+    wrong = ~(solution.gap >= 0.0)
+    if wrong.any():
+        raise Breach(f"the gap of row {_first(wrong)} is {solution.gap[_first(wrong)]}")
+
+
+def _first(bad: Any) -> int:
+    return int(np.argmax(bad))
+
+
+# ---- one promise each
+
+
+def _where_taken(
+    examine: Callable[[_Bench, ProxExample], str | None], bench: _Bench, example: ProxExample
+) -> str | None:
+    reason = bench.refusal(example)
+    return examine(bench, example) if reason is None else reason
+
+
+def _bids(bench: _Bench, example: ProxExample) -> str | None:
+    answer = bench.bid(example)
+    expect(isinstance(answer.backend, str) and answer.backend, "it names no backend")
+    again = bench.solver.bid(bench.problem(example))
+    expect(type(again) is type(answer), f"asked twice, it answered {answer} and then {again}")
+    if isinstance(answer, Refusal):
+        expect(isinstance(answer.reason, str) and answer.reason.strip(), "it refuses without a reason")
+        return answer.reason
+    expect(isinstance(answer.guarantee, Guarantee), f"its guarantee is {answer.guarantee!r}, not a Guarantee")
+    expect(isinstance(answer.method, str) and answer.method, "it names no method")
+    few, many = (
+        bench.solver.bid(replace(bench.problem(example), rows=rows)) for rows in (len(example.points), 100_000)
+    )
+    for bid in (few, many):
+        expect(isinstance(bid, Bid), "whether it bids depends on the number of rows")
+        seconds = bid.seconds if isinstance(bid, Bid) else math.nan
+        expect(math.isfinite(seconds) and seconds > 0, f"it predicts {seconds} seconds", seconds=seconds)
+    if isinstance(few, Bid) and isinstance(many, Bid):
+        expect(
+            many.seconds >= few.seconds,
+            f"it predicts {few.seconds} s for {len(example.points)} rows, but {many.seconds} s for 100,000",
+            few=few.seconds,
+            many=many.seconds,
+        )
+    return None
+
+
+def _shapes(bench: _Bench, example: ProxExample) -> str | None:
+    bench.solution(example)
+    return None
+
+
+def _bound(bench: _Bench, example: ProxExample) -> str | None:
+    _expect_bound(example, bench.solution(example))
+    return None
+
+
+def _expect_bound(example: ProxExample, solution: ProxSolution) -> None:
+    missing = example.supremum - example.objective(solution.maximiser)
+    rounding = example.rounding(solution.maximiser)
+    bad = ~(missing <= solution.gap + rounding)
+    if bad.any():
+        row = _first(bad)
+        raise Breach(
+            f"{bad.sum()} of {len(bad)} rows lack more than their gaps: row {row}, v = {_shown(example.points[row])}, "
+            f"got z = {_shown(solution.maximiser[row])}, whose objective lacks {missing[row]:.6g} to that of "
+            f"{_shown(example.maximiser[row])} ({example.source}), with a gap of {solution.gap[row]:.6g}",
+            row=row,
+            missing=missing[row],
+            gap=solution.gap[row],
+        )
+
+
+def _guarantee(bench: _Bench, example: ProxExample) -> str | None:
+    answer = bench.bid(example)
+    assert isinstance(answer, Bid)
+    solution = bench.solution(example)
+    objective = example.objective(solution.maximiser)
+    scale = np.maximum(1.0, np.where(np.isfinite(objective), np.abs(objective), 1.0))
+    finished = ~solution.unfinished
+    if answer.guarantee >= Guarantee.CERTIFIED:
+        bad = finished & ~(solution.gap <= bench.tolerance * scale)
+        if bad.any():
+            row = _first(bad)
+            raise Breach(
+                f"bid as {answer.guarantee.name.lower()}, and the relative gap of row {row} is "
+                f"{solution.gap[row] / scale[row]:.3g}, above {bench.tolerance:.3g}, without being marked unfinished",
+                row=row,
+                gap=solution.gap[row],
+            )
+    if answer.guarantee is Guarantee.EXACT:
+        moved = 0.5 * example.weight * np.sum((solution.maximiser - example.points) ** 2, axis=1)
+        missing = example.supremum - objective
+        bad = finished & ~(missing <= _EXACT * np.maximum(scale, moved) + example.rounding(solution.maximiser))
+        if bad.any():
+            row = _first(bad)
+            raise Breach(
+                f"bid as exact, and row {row} lacks {missing[row]:.3g} to the supremum",
+                row=row,
+                missing=missing[row],
+            )
+    return None
+
+
+def _improves(bench: _Bench, example: ProxExample) -> str | None:
+    solution = bench.solution(example)
+    before, after = example.objective(example.points), example.objective(solution.maximiser)
+    start = np.where(np.isfinite(before), before, -np.inf)
+    slack = example.rounding(solution.maximiser) + bench.tolerance * np.maximum(
+        1.0, np.where(np.isfinite(start), np.abs(start), 0.0)
+    )
+    bad = ~solution.unfinished & (after < start - slack)
+    if bad.any():
+        row = _first(bad)
+        raise Breach(
+            f"row {row} went from v = {_shown(example.points[row])}, objective {before[row]:.6g}, to "
+            f"z = {_shown(solution.maximiser[row])}, objective {after[row]:.6g}",
+            row=row,
+            before=before[row],
+            after=after[row],
+        )
+    return None
+
+
+def _rows(bench: _Bench, example: ProxExample) -> str | None:
+    together, session = bench.solution(example), bench.session(example)
+    count = len(example.points)
+    orders = {"in another order": np.random.default_rng(0).permutation(count)}
+    orders |= {f"row {row} by itself": np.array([row]) for row in {0, count // 2, count - 1}}
+    for how, chosen in orders.items():
+        part = example.on_rows(example.points[chosen])
+        solution = _answer(session, part.points)
+        _expect_bound(part, solution)
+        _expect_same(part, solution, _picked(together, chosen), f"{how}, the answer is another")
+    return None
+
+
+def _picked(solution: ProxSolution, chosen: Any) -> ProxSolution:
+    return ProxSolution(solution.maximiser[chosen], solution.gap[chosen], solution.unfinished[chosen])
+
+
+def _expect_same(example: ProxExample, one: ProxSolution, other: ProxSolution, found: str) -> None:
+    """Raise a `Breach` unless two answers to the same rows differ by no more than their gaps explain."""
+    slack, objectives = [], []
+    for solution in (one, other):
+        objective = example.objective(solution.maximiser)
+        loose = _LOOSE * np.maximum(1.0, np.where(np.isfinite(objective), np.abs(objective), 1.0))
+        slack.append(np.where(np.isfinite(solution.gap), solution.gap, loose) + example.rounding(solution.maximiser))
+        objectives.append(objective)
+    if example.strength > 0:
+        # A point whose objective lacks ε lies within √(2ε/μ) of the one maximiser.
+        difference = np.linalg.norm(one.maximiser - other.maximiser, axis=1)
+        allowed = sum(np.sqrt(2.0 * part / example.strength) for part in slack)
+    else:
+        difference, allowed = np.abs(objectives[0] - objectives[1]), slack[0] + slack[1]
+    bad = ~one.unfinished & ~other.unfinished & ~(difference <= allowed)
+    if bad.any():
+        row = _first(bad)
+        raise Breach(
+            f"{found}: for v = {_shown(example.points[row])} once z = {_shown(one.maximiser[row])} and once "
+            f"z = {_shown(other.maximiser[row])}",
+            row=row,
+            difference=difference[row],
+        )
+
+
+def _empty(bench: _Bench, example: ProxExample) -> str | None:
+    session = bench.solver.open(bench.problem(example))
+    _answer(session, np.empty((0, example.dimension)))
+    _expect_bound(example, _answer(session, example.points))
+    return None
+
+
+def _input(bench: _Bench, example: ProxExample) -> str | None:
+    solution, session = bench.solution(example), bench.session(example)
+    count, k = example.points.shape
+    frozen = example.points.copy()
+    frozen.setflags(write=False)
+    spread = np.full((2 * count, 3 * k), np.nan)
+    spread[::2, 1::3] = example.points
+    layouts = {
+        "rows in C order": example.points.copy(),
+        "rows in Fortran order": np.asfortranarray(example.points),
+        "rows with strides": spread[::2, 1::3],
+        "rows that are read only": frozen,
+    }
+    for name, points in layouts.items():
+        answer = session.solve(points)
+        expect(np.array_equal(points, example.points), f"{name} were written to")
+        expect(not np.shares_memory(points, answer.maximiser), f"the maximiser lies in the memory of the {name}")
+        _expect_same(example, answer, solution, f"given {name}, the answer is another")
+    return None
+
+
+def _kept(bench: _Bench, example: ProxExample) -> str | None:
+    session = bench.session(example)
+    solution = session.solve(example.points.copy())
+    before = {name: getattr(solution, name).copy() for name in ("maximiser", "gap", "unfinished")}
+    session.solve(example.points[::-1].copy())
+    for name, values in before.items():
+        expect(
+            np.array_equal(getattr(solution, name), values),
+            f"the {name} of an earlier answer changed when the next batch was solved",
+        )
+    return None
+
+
+def _repeats(bench: _Bench, example: ProxExample) -> str | None:
+    solution, session = bench.solution(example), bench.session(example)
+    _answer(session, 10.0 * example.points + 1.0)
+    _expect_same(example, _answer(session, example.points), solution, "later in the session, the answer is another")
+    solver: ProxSolver = made(bench.subject, "prox_solver")
+    again = _answer(solver.open(bench.problem(example)), example.points)
+    difference = np.abs(again.maximiser - solution.maximiser).max(axis=1, initial=0.0)
+    size = 1.0 + np.abs(solution.maximiser).max(axis=1, initial=0.0)
+    bad = ~(difference <= _EXACT * size)
+    if bad.any():
+        row = _first(bad)
+        raise Breach(
+            f"a new session on the same rows moved row {row} by {difference[row]:.3g}, from "
+            f"z = {_shown(solution.maximiser[row])}",
+            row=row,
+            difference=difference[row],
+        )
+    return None
+
+
+def _sessions(bench: _Bench, example: ProxExample) -> str | None:
+    others = [one for one in bench.examples if one.is_bounded and one is not example and bench.refusal(one) is None]
+    # The same reward under another λ is what a cache mistakes most easily.
+    mixed = [example, example.with_weight(2.0 * example.weight), *others[:1]]
+    mixed = [one for one in mixed if bench.refusal(one) is None]
+    opened = [(one, bench.solver.open(bench.problem(one))) for one in mixed]
+    for one, session in (*reversed(opened), *opened):
+        _expect_bound(one, _answer(session, one.points))
+    return None
+
+
+def _progress(bench: _Bench, example: ProxExample) -> str | None:
+    told: list[tuple[Any, ...]] = []
+    solution = _answer(bench.session(example), example.points, lambda *event: told.append(event))
+    expect_progress(told, len(example.points))
+    _expect_same(example, solution, bench.solution(example), "told to report progress, it answered otherwise")
+    return None
+
+
+def _parameters(bench: _Bench) -> str | None:
+    centre, weight = Parameter((3,), np.array([0.0, 1.0, -1.0]), name="centre"), 2.0
+    points = np.linspace(-3.0, 3.0, 12).reshape(4, 3)
+
+    def soft_threshold(v: Floats, weight: float) -> Floats:
+        away = v - centre.value()
+        return centre.value() + np.sign(away) * np.maximum(np.abs(away) - 1.0 / weight, 0.0)
+
+    reward = -norm1(Variable((3,), name="w") - centre)
+    for values in ([0.0, 1.0, -1.0], [2.0, -2.0, 0.5]):
+        centre.value = np.array(values)
+        example = ProxExample("parameter", reward, weight, points, soft_threshold, 0.0, "soft thresholding")
+        if (reason := bench.refusal(example)) is not None:
+            return reason
+        _expect_bound(example, bench.solution(example))
+    return None
+
+
+def _unbounded(bench: _Bench, example: ProxExample) -> str | None:
+    try:
+        solution = bench.solution(example)
+    except UnboundedTransportError:
+        return None
+    answer = bench.bid(example)
+    certifies = isinstance(answer, Bid) and answer.guarantee >= Guarantee.CERTIFIED
+    bad = np.isfinite(solution.gap) | (~solution.unfinished & certifies)
+    if bad.any():
+        row = _first(bad)
+        raise Breach(
+            f"row {row} got z = {_shown(solution.maximiser[row])} with a gap of {solution.gap[row]:.6g}"
+            f"{'' if solution.unfinished[row] else ', as finished'}",
+            row=row,
+            gap=solution.gap[row],
+        )
+    return None
+
+
+def _useful(bench: _Bench) -> str | None:
+    bounded = [example for example in bench.examples if example.is_bounded]
+    taken = []
+    for example in bounded:
+        # What it breaks on one example is said there; here one that works is enough.
+        try:
+            if bench.refusal(example) is not None:
+                continue
+            taken.append(example.name)
+            if not bench.solution(example).unfinished.any():
+                return None
+        except Exception:
+            continue
+    if not taken:
+        raise Breach(f"all {len(bounded)} problems were refused")
+    raise Breach(f"of the {len(taken)} problems it took, none was finished: {', '.join(taken)}")
+
+
+def _shown(values: Floats) -> str:
+    return np.array2string(values, precision=6, suppress_small=True, max_line_width=1000, threshold=8)
