@@ -242,28 +242,35 @@ def weighted_sum(parts: Sequence[tuple[Germ, Any]]) -> Germ:
     """Of Σ_j matrix_j @ e_j.
 
     Arguments:
-        parts: germs (n, m_j) with matrices (m, m_j), ndarray or csr array.
+        parts: germs (n, m_j) with matrices (m, m_j): ndarray, csr array, or None for the identity.
 
     Returns:
         A germ (n, m).
     """
-    lower, upper = [], []
+    lower: list[tuple[Bound, Any]] = []
+    upper: list[tuple[Bound, Any]] = []
     for germ, matrix in parts:
-        positive, negative = _signed_parts(matrix)
-        lower += [(germ.lower, positive), (-germ.upper, negative)]
-        upper += [(-germ.upper, positive), (germ.lower, negative)]
+        for sign, part in _signed_parts(matrix):
+            one = germ if sign > 0 else -germ
+            lower.append((one.lower, part))
+            upper.append((-one.upper, part))
     return Germ(_least_sum(lower), -_least_sum(upper))
 
 
-def _signed_parts(matrix: Any) -> tuple[Any, Any]:
+def _signed_parts(matrix: Any) -> list[tuple[int, Any]]:
+    """A matrix as its positive part less its negative part, with their signs; the latter only where there is one."""
+    entries = matrix.data if is_sparse(matrix) else matrix
+    if matrix is None or not (entries < 0.0).any():
+        return [(1, matrix)]
     if is_sparse(matrix):
-        return matrix.maximum(0), -matrix.minimum(0)
-    return np.maximum(matrix, 0.0), -np.minimum(matrix, 0.0)
+        return [(1, matrix.maximum(0)), (-1, -matrix.minimum(0))]
+    return [(1, np.maximum(matrix, 0.0)), (-1, -np.minimum(matrix, 0.0))]
 
 
 def _least_sum(parts: list[tuple[Bound, Any]]) -> Bound:
     """The lower bound of Σ_j matrix_j @ e_j from lower bounds of e_j, for nonnegative matrices."""
-    rows, size = parts[0][0].degree.shape[0], parts[0][1].shape[0]
+    bound, matrix = parts[0]
+    rows, size = bound.degree.shape[0], bound.degree.shape[1] if matrix is None else matrix.shape[0]
     levels = np.unique(np.concatenate([np.abs(bound.degree).ravel() for bound, _ in parts]))[::-1]
     power, coefficient = np.zeros((rows, size)), np.zeros((rows, size))
     settled = np.zeros((rows, size), dtype=bool)
@@ -275,7 +282,7 @@ def _least_sum(parts: list[tuple[Bound, Any]]) -> Bound:
             if not here.any():
                 continue
             endless = np.isinf(bound.coefficient) | (level == math.inf)
-            pattern = (matrix > 0).astype(np.float64)
+            pattern = None if matrix is None else (matrix > 0).astype(np.float64)
             kinds = (here, here & endless & (bound.coefficient > 0), here & endless & (bound.coefficient <= 0))
             counts += np.stack([_applied(pattern, kind.astype(np.float64)) for kind in kinds])
             finite = np.where(here & ~endless, bound.coefficient, 0.0)
@@ -295,4 +302,4 @@ def _least_sum(parts: list[tuple[Bound, Any]]) -> Bound:
 
 
 def _applied(matrix: Any, values: Floats) -> Floats:
-    return np.asarray((matrix @ values.T).T)
+    return values if matrix is None else np.asarray((matrix @ values.T).T)

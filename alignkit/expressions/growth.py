@@ -29,7 +29,7 @@ EQUAL = 1e-12
 #: Relative rounding of a sum of products.
 _ROUNDING = 16 * float(np.finfo(np.float64).eps)
 #: Relative error allowed for an eigenvalue found by iteration.
-_ITERATED = 1e-8
+_ITERATED = 5e-10
 #: Summands that grow by less than this, relative to the fastest, are not named.
 _NEGLIGIBLE = 1e-6
 #: How many rows of one affine map are tried as directions, and how many directions in all.
@@ -118,12 +118,14 @@ class Growth:
 
     @cached_property
     def _everywhere(self) -> Behaviour:
-        return Behaviour(self.nonlinear, Ball())
+        return Behaviour(Ball())
 
     @cached_property
     def _enclosure(self) -> tuple[float, Floats | None]:
         """An upper bound of κ*, and a unit vector along which it would be reached."""
-        parts = self.parts
+        f, parts = self.nonlinear, self.parts
+        if math.isfinite(f.lipschitz) and is_defined_everywhere(f):
+            return 0.0, None
         bounds = [self._bound(term) for term in parts.terms]
         growing = [term for term, bound in zip(parts.terms, bounds, strict=True) if bound > 0.0]
         curvature = 0.0 if all(part.is_concave for part in parts.curved) else parts.steepest[0]
@@ -190,12 +192,15 @@ class Growth:
     def _along(self, directions: Floats) -> Germ:
         """f along rays, (n, 1)."""
         parts, rays = self.parts, Rays(directions)
-        behaviour = Behaviour(self.nonlinear, rays)
-        summands = [(rays.affine(parts.vector[None], np.array([parts.constant])), np.ones((1, 1)))]
-        summands += [(_along_curved(part, directions), np.ones((1, 1))) for part in parts.curved]
-        for term in parts.terms:
-            summands.append((behaviour.of(term.atom).flattened, term.coefficients[None]))
-        return weighted_sum(summands)
+        behaviour = Behaviour(rays)
+        affine = rays.affine(parts.vector[None], np.array([parts.constant]))
+        return weighted_sum(
+            [
+                (affine, None),
+                *((_along_curved(part, directions), None) for part in parts.curved),
+                *((behaviour.of(term.atom).flattened, term.coefficients[None]) for term in parts.terms),
+            ]
+        )
 
     @cached_property
     def _directions(self) -> Floats:
@@ -331,18 +336,17 @@ def name_summands(expression: Expression, direction: Floats) -> str:
         >>> name_summands(square(x[0]) + 5.0 * norm1(x) + square(x[1]), np.array([1.0, 0.0]))
         'square(x[0])'
     """
-    rays = Rays(direction.reshape(1, -1) / np.linalg.norm(direction))
-    behaviour = Behaviour(expression, rays)
+    behaviour = Behaviour(Rays(direction.reshape(1, -1) / np.linalg.norm(direction)))
     grades: list[tuple[float, float, Expression]] = []
     for node, matrix in linear_form(expression).parts:
         if isinstance(node, Atom) and not is_operator(matrix):
-            lower = _weighted(behaviour.of(node), np.eye(node.size) if matrix is None else matrix).lower
+            lower = _weighted(behaviour.of(node), matrix).lower
             grades.append((float(lower.degree.item()), float(lower.coefficient.item()), node))
     fastest, largest, _ = max(grades, key=lambda grade: grade[:2], default=(0.0, 0.0, expression))
     found = [str(node) for degree, size, node in grades if degree == fastest and size > _NEGLIGIBLE * largest > 0.0]
     return " + ".join(found[:3]) + (" + …" if len(found) > 3 else "") if found else str(expression)
 
 
-def _weighted(germ: Germ, matrix: Matrix) -> Germ:
+def _weighted(germ: Germ, matrix: Matrix | None) -> Germ:
     """matrix @ vec(e), (n, m)."""
     return weighted_sum([(germ.flattened, matrix)])

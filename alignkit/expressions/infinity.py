@@ -107,26 +107,24 @@ class Ball(Approach):
 
 
 class Behaviour:
-    """What is known at infinity of every atom of an expression.
+    """What is known at infinity of expressions of one variable; each atom is looked at once.
 
     Arguments:
-        root: an expression of one variable.
         approach: the way there.
 
     Example:
         >>> from alignkit.expressions import Variable, square
         >>> w = Variable(2)
-        >>> found = Behaviour(square(w[0] - w[1]), Rays(np.eye(2))).of(square(w[0]))
+        >>> found = Behaviour(Rays(np.eye(2))).of(square(w[0]))
         >>> found.lower.degree.ravel(), found.lower.coefficient.ravel()
         (array([2., 0.]), array([1., 0.]))
     """
 
-    def __init__(self, root: Expression, approach: Approach) -> None:
+    def __init__(self, approach: Approach) -> None:
         self._approach = approach
         self._known: dict[int, Germ] = {}
         self._alive: list[Expression] = []  # identities stay unique while their owners live
         self._defined: dict[int, bool] = {}
-        self._look_at(root)
 
     def of(self, expression: Expression) -> Germ:
         """The bounds of an expression of the same variable, (n, *shape)."""
@@ -164,7 +162,7 @@ class Behaviour:
                 parts.append((self._known[id(node)].flattened, matrix))
         if offset.any():
             parts.append((Germ.constant(np.broadcast_to(offset, (self._approach.count, offset.size))), None))
-        total = _summed(parts, expression.size)
+        total = _summed(parts)
         shape = (self._approach.count, *expression.shape)
         return Germ(total.lower.reshaped(shape), total.upper.reshaped(shape))
 
@@ -220,23 +218,19 @@ class Behaviour:
         )
 
 
-def _summed(parts: list[tuple[Germ, Matrix | None]], size: int) -> Germ:
+def _summed(parts: list[tuple[Germ, Matrix | None]]) -> Germ:
     if len(parts) == 1 and parts[0][1] is None:
         return parts[0][0]
-    from scipy import sparse
+    return weighted_sum(
+        [(_through(germ, matrix), None) if is_operator(matrix) else (germ, matrix) for germ, matrix in parts]
+    )
 
-    whole = [(germ, sparse.eye_array(size, format="csr") if matrix is None else matrix) for germ, matrix in parts]
-    return weighted_sum([(_through(germ, matrix) if is_operator(matrix) else (germ, matrix)) for germ, matrix in whole])
 
-
-def _through(germ: Germ, operator: Any) -> tuple[Germ, Any]:
+def _through(germ: Germ, operator: Any) -> Germ:
     """What an operator makes of a germ: its entries are not known, so their signs may be anything."""
-    from scipy import sparse
-
-    size = operator.shape[0]
-    degree = _power(germ)[:, None] * np.ones((1, size))
+    degree = _power(germ)[:, None] * np.ones((1, operator.shape[0]))
     extreme = np.where(np.isinf(degree), 1.0, math.inf)
-    return Germ(Bound(-degree, -extreme), Bound(degree, extreme)), sparse.eye_array(size, format="csr")
+    return Germ(Bound(-degree, -extreme), Bound(degree, extreme))
 
 
 def _power(germ: Germ) -> Floats:

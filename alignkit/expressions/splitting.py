@@ -163,6 +163,10 @@ class Split:
     @cached_property
     def steepest(self) -> tuple[float, Floats]:
         """The largest eigenvalue of the quadratic part's Hessian, and a unit eigenvector (k,)."""
+        diagonal = self._diagonal()
+        if diagonal is not None:
+            place = int(np.argmax(diagonal))
+            return float(diagonal[place]), np.eye(1, self.dimension, place)[0]
         if self.has_small_hessian:
             values, vectors = np.linalg.eigh(self.quadratic.matrix)
             return float(values[-1]), vectors[:, -1]
@@ -180,6 +184,16 @@ class Split:
         start = np.random.default_rng(0).standard_normal(self.dimension)
         values, vectors = eigsh(operator, k=1, which="LA", tol=1e-10, v0=start)
         return float(values[0]), vectors[:, 0]
+
+    def _diagonal(self) -> Floats | None:
+        """The Hessian's diagonal where no square mixes coordinates, and so there is nothing else; (k,)."""
+        total = np.zeros(self.dimension)
+        for part in self.curved:
+            matrix = part.inside.matrix
+            if part.weights.ndim > 1 or not is_sparse(matrix) or int(np.diff(matrix.indptr).max()) > 1:
+                return None
+            total += 2.0 * (matrix.multiply(matrix).T @ part.weights)
+        return total
 
 
 def split(nonlinear: Expression) -> Split:

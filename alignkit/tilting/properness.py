@@ -66,15 +66,13 @@ def check_proper(reward: Expression, composition: Composition, base: BaseLaw, we
     if composition.nonlinear is None:
         return _unless_heavy(base, is_bounded=not composition.linear.any())
     growth = Growth(composition.nonlinear)
-    if growth.is_bounded_above and not composition.linear.any():
-        return ()
     if isinstance(base.tail, float | int) and growth.stays_below(weight / base.tail):
         return ()
     covariances = _seen_covariances(base, composition.subspace)
     if covariances is not None:
         return _under_gaussians(reward, composition, base, weight, covariances)
     if base.tail is None:
-        return _unless_heavy(base, is_bounded=False)
+        return _unless_heavy(base, is_bounded=growth.is_bounded_above and not composition.linear.any())
     assert isinstance(base.tail, float | int)
     if math.isinf(growth.at_most):
         return (
