@@ -19,7 +19,7 @@ from alignkit.expressions.curvature import (
     explain,
 )
 from alignkit.expressions.expression import CALL, Expression, Printed, operations, topological
-from alignkit.expressions.leaf import Constant, as_expression
+from alignkit.expressions.leaf import Constant, Variable, as_expression
 from alignkit.expressions.matrices import Factor, Matrix, MovedMatrix, entry_bounds, norm_bound, row_bounds, times
 
 __all__ = ["AffineAtom", "Atom"]
@@ -238,6 +238,13 @@ class Reduction(Atom):
     def count(self) -> int:
         """How many entries each result is made of."""
         return self.args[0].size // self.size
+
+    def of_group(self) -> Reduction:
+        """The same function of the entries of one result: of a variable of shape (count,), reduced as a whole."""
+        group = self.with_args((Variable((self.count,)),))
+        assert isinstance(group, Reduction)
+        Reduction.__init__(group, group.args[0])
+        return group
 
     def _batch_axes(self) -> tuple[int, ...]:
         return batch_axes(self.axis, self.args[0].ndim)

@@ -10,4 +10,5 @@ manifest = Manifest(
     install="pip install cvxpy",
     prox_solver="alignkit_cvxpy.prox:CvxpyProxSolver",
     lowering="alignkit_cvxpy.lowering:LOWERINGS",
+    importer="alignkit_cvxpy.importer:from_cvxpy",
 )

@@ -1,8 +1,9 @@
 """Affine minorants of convex atoms, the bricks of a certificate that does not trust the solver.
 
 For a convex φ and any y in the domain of its conjugate, φ(a) ≥ ⟨y, a⟩ − φ*(y) (Fenchel's inequality; R. T. Rockafellar,
-"Convex Analysis", 1970, section 12). The y's come from the solver's duals, or from gradients at its solution, and are
-first moved into the domain: a poor y makes the bound loose, never wrong.
+"Convex Analysis", 1970, section 12). Where φ is smooth, y is its gradient at the solver's point, and the bound its
+tangent there; where it has kinks or an edge, y comes from the solver's duals and is first moved into the domain of φ*.
+A poor y makes the bound loose, never wrong.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 
 from alignkit.contracts import Floats
 from alignkit.expressions import Atom
-from alignkit.expressions.atoms import elementwise, norms, order, quadratic
-from alignkit_cvxpy.lowering import groups
+from alignkit.expressions.atom import Reduction
+from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, quadratic
+from alignkit_cvxpy.lowering import groups, pieces
 from alignkit_cvxpy.tree import Link, Node
 
 __all__ = ["MINORANTS", "Bound", "minorant"]
@@ -24,6 +26,11 @@ __all__ = ["MINORANTS", "Bound", "minorant"]
 Bound = tuple[Floats, Floats]
 #: From (atom, weights (n, size), values and slopes of each argument (n, m)) to the slopes used and the constants (n,).
 Rule = Callable[[Any, Floats, list[Floats], list[Floats]], tuple[list[Floats], Floats]]
+
+#: Rounding of a tangent's constant, relative to the numbers it is a difference of.
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+#: How far inside the domain the tangent is taken of a point that is not, relative to its distance.
+_INSIDE = 1e-6
 
 
 def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats]) -> Bound:
@@ -58,7 +65,10 @@ def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats]) -
 
 
 def _value(link: Link, points: Floats) -> Floats:
-    value = link.expression.value(points) if link.expression.variables() else link.offset
+    """The argument at the points; 0, where every bound holds too, outside its domain."""
+    with np.errstate(all="ignore"):
+        value = link.expression.value(points) if link.expression.variables() else link.offset
+    value = np.where(np.isfinite(value), value, 0.0)
     return np.broadcast_to(np.reshape(value, (-1, link.size)), (len(points), link.size))
 
 
@@ -69,119 +79,138 @@ def _signed(link: Link, slopes: Floats) -> Floats:
     return np.maximum(slopes, 0.0) if link.relation == ">=" else np.minimum(slopes, 0.0)
 
 
-# ---- entry by entry
+# ---- the two rules for most atoms
 
 
-def _abs(_atom: Any, weights: Floats, _values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    return [np.clip(slopes[0], -weights, weights)], np.zeros(len(weights))
+def _tangent(atom: Atom, weights: Floats, values: list[Floats], _slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    """The tangent at the values; where they are outside the domain or on its edge, at a point inside."""
+    sign, rows = 1.0 if atom.is_atom_convex else -1.0, len(weights)
+    points = [value.reshape(rows, *arg.shape) for value, arg in zip(values, atom.args, strict=True)]
+    for place, bound, _ in atom._domain():
+        inside = bound + _INSIDE * (1.0 + np.abs(points[place] - bound))
+        points[place] = np.where(points[place] > bound, points[place], inside)
+    with np.errstate(all="ignore"):
+        found = atom._numeric(np, points)
+        weighted = sign * weights.reshape(rows, *atom.shape)
+        pulled = atom._pullback(np, points, found, weighted)
+        slopes = [slope.reshape(rows, -1) for slope in pulled]
+        products = [slope * point.reshape(rows, -1) for slope, point in zip(slopes, points, strict=True)]
+        level = np.where(weighted != 0.0, weighted * found, 0.0).reshape(rows, -1)
+        constants = level.sum(axis=1) - sum(product.sum(axis=1) for product in products)
+        size = np.abs(level).sum(axis=1) + sum(np.abs(product).sum(axis=1) for product in products)
+    return slopes, constants - _ROUNDING * size
 
 
-def _pos(_atom: Any, weights: Floats, _values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    return [np.clip(slopes[0], 0.0, weights)], np.zeros(len(weights))
+def _fenchel(atom: Atom, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    """The solver's slopes, moved into the domain of φ*, for a convex atom of one argument that knows its conjugate."""
+    if not isinstance(atom, Reduction):
+        shares = _per_weight(slopes[0], weights)
+        dual = atom.project_dual(shares.reshape(len(weights), *atom.args[0].shape)).reshape(shares.shape)
+        level = atom.conjugate(dual.reshape(len(weights), *atom.args[0].shape)).reshape(shares.shape)
+        return [weights * dual], -np.sum(weights * level, axis=1)
+    members = groups(atom)
+    whole = atom if atom.axis is None else atom.of_group()
+    grouped = weights[:, :, None]
+    shares = _per_weight(slopes[0][:, members], grouped)
+    dual = whole.project_dual(shares.reshape(-1, *whole.args[0].shape))
+    level = whole.conjugate(dual).reshape(weights.shape)
+    result = np.empty(values[0].shape)
+    result[:, members] = grouped * dual.reshape(shares.shape)
+    return [result], -np.sum(weights * level, axis=1)
 
 
-def _square(_atom: Any, weights: Floats, values: list[Floats], _slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    # The tangent at a: φ*(2a) = a².
-    return [2.0 * weights * values[0]], -np.sum(weights * values[0] ** 2, axis=1)
+def _per_weight(slopes: Floats, weights: Floats) -> Floats:
+    return slopes / np.where(weights > 0.0, weights, 1.0)
 
 
-def _huber(atom: Any, weights: Floats, values: list[Floats], _slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    inner = np.clip(values[0], -atom.M, atom.M)
-    return [2.0 * weights * inner], -np.sum(weights * inner**2, axis=1)
+def _mirrored(convex: Callable[[Any], Atom]) -> Rule:
+    """The rule for −ψ(−a), concave, from the convex ψ."""
 
-
-def _maximum(_atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    shares = _shares(np.stack(slopes, axis=-1), np.stack(values, axis=-1))
-    return list(np.moveaxis(weights[..., None] * shares, -1, 0)), np.zeros(len(weights))
-
-
-def _minimum(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    found, constants = _maximum(atom, weights, [-value for value in values], [-slope for slope in slopes])
-    return [-slope for slope in found], constants
-
-
-def _shares(slopes: Floats, values: Floats) -> Floats:
-    """Points of the simplex along the last axis, in proportion to slopes; where these vanish, at the largest value."""
-    positive = np.maximum(slopes, 0.0)
-    total = positive.sum(axis=-1, keepdims=True)
-    largest = np.arange(values.shape[-1]) == values.argmax(axis=-1)[..., None]
-    return np.where(total > 0, positive / np.where(total > 0, total, 1.0), largest)
-
-
-# ---- reductions, on groups (n, size, count) with weights (n, size, 1)
-
-Grouped = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
-
-
-def _reduced(rule: Grouped) -> Rule:
-    """A rule from a function of (weights, values, slopes) by group, to slopes by group and constants (n,)."""
-
-    def apply(atom: Atom, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-        members = groups(atom)
-        found, constants = rule(weights[:, :, None], values[0][:, members], slopes[0][:, members])
-        result = np.empty(values[0].shape)
-        result[:, members] = found
-        return [result], constants
+    def apply(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+        found, constants = _fenchel(convex(atom), weights, values, [-slope for slope in slopes])
+        return [-slope for slope in found], constants
 
     return apply
 
 
-def _norm1(weights: Floats, _values: Floats, slopes: Floats) -> tuple[Floats, Floats]:
-    return np.clip(slopes, -weights, weights), np.zeros(len(weights))
+# ---- atoms of several arguments, and of pieces
 
 
-def _norm2(weights: Floats, _values: Floats, slopes: Floats) -> tuple[Floats, Floats]:
-    length = np.sqrt(np.sum(slopes**2, axis=-1, keepdims=True))
-    return slopes * np.minimum(1.0, weights / np.where(length > 0, length, 1.0)), np.zeros(len(weights))
+def _maximum(_atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    stacked = np.stack(slopes, axis=-1)
+    shares = norms.project_simplex(_per_weight(stacked, weights[..., None]).reshape(-1, len(slopes)))
+    return list(np.moveaxis(weights[..., None] * shares.reshape(stacked.shape), -1, 0)), np.zeros(len(weights))
 
 
-def _norm_inf(weights: Floats, _values: Floats, slopes: Floats) -> tuple[Floats, Floats]:
-    length = np.sum(np.abs(slopes), axis=-1, keepdims=True)
-    return slopes * np.minimum(1.0, weights / np.where(length > 0, length, 1.0)), np.zeros(len(weights))
+def _minimum(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    found, constants = _maximum(atom, weights, values, [-slope for slope in slopes])
+    return [-slope for slope in found], constants
 
 
-def _max(weights: Floats, values: Floats, slopes: Floats) -> tuple[Floats, Floats]:
-    return weights * _shares(slopes, values), np.zeros(len(weights))
+def _pieces(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    linear = pieces(atom)
+    if not atom.is_atom_convex:
+        linear = lipschitz.PiecewiseLinear(linear.args[0], linear.breakpoints, -linear.values)
+    return _fenchel(linear, weights, values, slopes)
 
 
-def _min(weights: Floats, values: Floats, slopes: Floats) -> tuple[Floats, Floats]:
-    return -weights * _shares(-slopes, -values), np.zeros(len(weights))
+def _geo_mean(atom: Any, weights: Floats, _values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    """⟨u, a⟩ ≥ Π a_i^w_i for all a ≥ 0 exactly where Π (u_i/w_i)^w_i ≥ 1: the weighted means of u_i·a_i/w_i."""
+    members = groups(atom)
+    upward = np.maximum(_per_weight(-slopes[0][:, members], weights[:, :, None]), np.finfo(np.float64).tiny)
+    mean = np.exp(np.sum(atom.weights * np.log(upward / atom.weights), axis=-1, keepdims=True))
+    upward = upward / np.minimum(mean, 1.0)
+    result = np.empty(slopes[0].shape)
+    result[:, members] = -weights[:, :, None] * upward
+    return [result], np.zeros(len(weights))
 
 
-def _log_sum_exp(weights: Floats, values: Floats, _slopes: Floats) -> tuple[Floats, Floats]:
-    # The tangent at a has the softmax p as slopes, and φ*(p) = Σ p log p.
-    shifted = values - values.max(axis=-1, keepdims=True)
-    shares = np.exp(shifted)
-    total = shares.sum(axis=-1, keepdims=True)
-    shares /= total
-    entropy = np.sum(shares * (shifted - np.log(total)), axis=-1)
-    return weights * shares, -np.sum(weights[..., 0] * entropy, axis=1)
+def _quad_over_lin(
+    _atom: Any, weights: Floats, _values: list[Floats], slopes: list[Floats]
+) -> tuple[list[Floats], Floats]:
+    """⟨s, x⟩ + ty ≤ Σ x²/y for all x and y > 0 exactly where t ≤ −‖s‖²/4."""
+    along, divisor = _per_weight(slopes[0], weights), _per_weight(slopes[1], weights)
+    divisor = np.minimum(divisor, -np.sum(along**2, axis=1, keepdims=True) / 4.0)
+    return [weights * along, weights * divisor], np.zeros(len(weights))
 
 
-def _sum_squares(weights: Floats, values: Floats, _slopes: Floats) -> tuple[Floats, Floats]:
-    return 2.0 * weights * values, -np.sum(weights * values**2, axis=(1, 2))
-
-
-def _quad_form(atom: Any, weights: Floats, values: list[Floats], _slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    sign = 1.0 if atom.is_atom_convex else -1.0
-    half = sign * weights * np.asarray(values[0] @ atom.P)
-    return [2.0 * half], -np.sum(half * values[0], axis=1)
+def _powered(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+    # At the edge of the domain of an odd or fractional power the slope is any number below 0, not that of the tangent.
+    has_edge = atom.p > 1.0 and not atom.is_even
+    return (_fenchel if has_edge else _tangent)(atom, weights, values, slopes)
 
 
 #: From an atom's class to the rule that bounds it.
 MINORANTS: dict[type[Atom], Rule] = {
-    elementwise.Abs: _abs,
-    elementwise.Square: _square,
-    elementwise.Huber: _huber,
-    elementwise.Pos: _pos,
-    norms.Norm1: _reduced(_norm1),
-    norms.Norm2: _reduced(_norm2),
-    norms.NormInf: _reduced(_norm_inf),
-    order.Max: _reduced(_max),
-    order.Min: _reduced(_min),
-    order.LogSumExp: _reduced(_log_sum_exp),
+    elementwise.Abs: _fenchel,
+    elementwise.Pos: _fenchel,
+    elementwise.Neg: _fenchel,
+    elementwise.Square: _tangent,
+    elementwise.Huber: _tangent,
+    exponential.Exp: _tangent,
+    exponential.Logistic: _tangent,
+    exponential.Log: _tangent,
+    exponential.Log1p: _tangent,
+    exponential.Entr: _tangent,
+    powers.Power: _powered,
+    powers.Sqrt: _tangent,
+    powers.InvPos: _tangent,
+    powers.GeoMean: _geo_mean,
+    norms.Norm1: _fenchel,
+    norms.Norm2: _fenchel,
+    norms.NormInf: _fenchel,
+    norms.PNorm: _fenchel,
+    norms.SigmaMax: _fenchel,
+    order.Max: _fenchel,
+    order.Min: _mirrored(lambda atom: order.Max(atom.args[0], atom.axis)),
+    order.SumLargest: _fenchel,
+    order.SumSmallest: _mirrored(lambda atom: order.SumLargest(atom.args[0], atom.k, atom.axis)),
+    order.LogSumExp: _tangent,
     order.Maximum: _maximum,
     order.Minimum: _minimum,
-    quadratic.SumSquares: _reduced(_sum_squares),
-    quadratic.QuadForm: _quad_form,
+    quadratic.SumSquares: _tangent,
+    quadratic.QuadForm: _tangent,
+    quadratic.QuadOverLin: _quad_over_lin,
+    lipschitz.Clip: _pieces,
+    lipschitz.PiecewiseLinear: _pieces,
 }

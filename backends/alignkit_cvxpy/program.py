@@ -17,6 +17,9 @@ from alignkit_cvxpy.tree import Link, Node, Tree
 
 __all__ = ["Answer", "Block", "BlockProgram"]
 
+#: Measured: entries of a solution stray outside a cone by up to this, in units of the tolerances and of the data.
+_MARGIN = 10.0
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -26,11 +29,13 @@ class Block:
         tree: the summands of f that are not quadratic, at the present values of the parameters.
         penalty: the quadratic rest, likewise.
         points: the rows v, (b, k).
+        accuracy: the solver's tolerances.
     """
 
     tree: Tree
     penalty: Penalty
     points: Floats
+    accuracy: float = 1e-9
 
     @cached_property
     def unit(self) -> float:
@@ -46,6 +51,12 @@ class Block:
     def gradient(self) -> Floats:
         """The penalty's gradient, in units of the objective, (b, k)."""
         return self.penalty.gradient(self.points) / self.unit
+
+    @cached_property
+    def margin(self) -> float:
+        """How far inside the domains of atoms to stay, so that what the solver's tolerances allow is still inside."""
+        largest = max((float(np.abs(self.offset(link)).max()) for link in self.tree.links), default=0.0)
+        return _MARGIN * self.accuracy * max(largest, float(np.abs(self.points).max()))
 
     def offset(self, link: Link) -> Floats:
         """Mv + b of each row, (b, m)."""
@@ -93,6 +104,7 @@ class BlockProgram:
         self._rows = len(block.points)
         self._slots: list[tuple[Any, Callable[[Block], Any]]] = []
         self._constraints: list[Any] = [None] * len(tree.links)
+        self._margin = self._slot((), lambda now: now.margin, nonneg=True)
         self._step = cp.Variable((self._rows, tree.dimension))
         objective = sum(cp.sum_squares(self._penalised(place)) for place in range(len(block.penalty.factors)))
         if tree.moves or block.gradient.any() or not fixed:
@@ -103,13 +115,13 @@ class BlockProgram:
         self.problem: Any = cp.Problem(cp.Minimize(objective), self._constraints)
         assert self.problem.is_dpp(), "the block program must be DPP, or it is compiled anew for each block"
 
-    def solve(self, block: Block, accuracy: float = 1e-9) -> Answer:
-        """Solve for a block of as many rows, and of the same form, to Clarabel's tolerances `accuracy`."""
+    def solve(self, block: Block) -> Answer:
+        """Solve by Clarabel, for a block of as many rows, and of the same form."""
         for parameter, read in self._slots:
             parameter.value = read(block)
         cp = self._cp
         # All of them every time: cvxpy updates a cached solver, which keeps the settings it is not told.
-        settings = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), accuracy)
+        settings = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), block.accuracy)
         try:
             with warnings.catch_warnings():
                 # Accuracy is judged by the certificate, not by the solver's own opinion.
@@ -175,7 +187,9 @@ class BlockProgram:
             relations = {"==": variable == target, ">=": variable >= target, "<=": variable <= target}
             self._constraints[link.index] = relations[link.relation]
             args.append(variable)
-        return LOWERINGS[type(node.atom)](self._cp, node.atom, args)
+        # After those of the links, which are found by their place.
+        self._constraints += [args[place] >= bound + self._margin for place, bound, _ in node.atom._domain()]
+        return LOWERINGS[type(node.atom)](self._cp, node.atom, args, self._constraints)
 
     def _target(self, link: Link) -> Any:
         """M(v + u) + b + Σ F·node."""

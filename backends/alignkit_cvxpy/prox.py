@@ -6,7 +6,7 @@ for all z, whose maximum against the penalty is closed form. The gap of a row is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
 from alignkit.errors import StaleFitError, UnboundedTransportError
 from alignkit.expressions.splitting import split
-from alignkit_cvxpy.lowering import LOWERINGS
+from alignkit_cvxpy.lowering import LOWERINGS, UNLOWERED
 from alignkit_cvxpy.minorants import MINORANTS, minorant
 from alignkit_cvxpy.penalty import Penalty, make_penalty
 from alignkit_cvxpy.program import Answer, Block, BlockProgram
@@ -101,7 +101,8 @@ def _prepare(problem: ProxProblem) -> tuple[Tree, Penalty]:
     tree = build_tree(problem.nonlinear, parts)
     for atom in tree.atoms:
         if type(atom) not in LOWERINGS:
-            raise Unsupported(f"{atom.name} has no lowering to cvxpy")
+            reason = UNLOWERED.get(type(atom), "is unknown to this backend")
+            raise Unsupported(f"{atom} has no lowering to cvxpy: {atom.name} {reason}")
     if _entries(tree) > _LARGEST_ENTRIES:
         raise Unsupported(f"a row has about {_entries(tree)} conic variables, more than {_LARGEST_ENTRIES}")
     curves = moves(problem.nonlinear) or any(moves(part.atom.args[0]) for part in parts.curved)
@@ -225,11 +226,11 @@ class CvxpySession:
     def _solve_block(self, points: Floats, chosen: NDArray[np.int64], size: int, accuracy: float, best: _Rows) -> bool:
         """Solve at most `size` rows in one block, padded with the first, and keep what is better than before."""
         padding = np.full(size - len(chosen), chosen[0])
-        block = Block(self.tree, self.penalty, points[np.concatenate([chosen, padding])])
+        block = Block(self.tree, self.penalty, points[np.concatenate([chosen, padding])], accuracy)
         program = self._program(block)
-        answer = program.solve(block, accuracy)
+        answer = program.solve(block)
         if not answer.solved:
-            answer = program.solve(block, _FALLBACK)
+            answer = program.solve(replace(block, accuracy=_FALLBACK))
         found = self._certify(block.points, answer)
         if answer.status in ("unbounded", "infeasible") and not np.isfinite(found.upper).all():
             self._refuse(answer.status)
