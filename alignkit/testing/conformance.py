@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from alignkit import registry
+from alignkit.citations import Citation
+from alignkit.contracts import Bid
 from alignkit.errors import AlignkitError
 
 __all__ = [
@@ -74,6 +76,14 @@ def expect(condition: Any, found: str, /, **numbers: Any) -> None:
     """Raise a `Breach` unless the condition holds."""
     if not condition:
         raise Breach(found, **numbers)
+
+
+def expect_citations(bid: Bid) -> None:
+    """Raise a `Breach` unless the papers of a bid are citations."""
+    expect(
+        isinstance(bid.citations, tuple) and all(isinstance(paper, Citation) for paper in bid.citations),
+        f"its citations are {bid.citations!r}, not a tuple of alignkit.citations.Citation",
+    )
 
 
 def expect_progress(told: Sequence[tuple[Any, ...]], rows: int) -> None:
@@ -224,7 +234,11 @@ class Report:
             shown = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
             lines.append(f"  {promise.label:<14} {shown:<28} {promise}")
         lines += [f"  refused {example!r}: {reason}" for example, reason in self.refused.items()]
-        lines += [str(error) for error in self.broken]
+        for promise in dict.fromkeys(error.promise for error in self.broken):
+            first, *others = (error for error in self.broken if error.promise is promise)
+            lines.append(str(first))
+            if others:
+                lines.append(f"  and on {len(others)} more: {', '.join(repr(other.example) for other in others)}")
         return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alignkit import registry
 from alignkit.contracts import Bid, Floats, Guarantee, ProxProblem, ProxSession, ProxSolution, ProxSolver, Refusal
 from alignkit.errors import UnboundedTransportError
 from alignkit.expressions import Parameter, Variable, norm1
@@ -19,6 +20,7 @@ from alignkit.testing.conformance import (
     Promise,
     Report,
     expect,
+    expect_citations,
     expect_progress,
     made,
     named,
@@ -52,7 +54,8 @@ class ProxPromise(Promise):
     REPEATS = "the same rows get the same answers, later in the same session and in a new one"
     SESSIONS = "sessions of different problems do not interfere"
     PROGRESS = "progress is told as (stage, rows done, rows), done never falling and all rows done at the end"
-    PARAMETERS = "a session opened after a parameter changed solves with its new value"
+    UPDATES = "a session that has `update` answers the new λ once it said True, and the old one after it said False"
+    PARAMETERS = "once a parameter changed, a session that is updated or opened anew solves with its new value"
     UNBOUNDED = "a problem without a maximum is refused, raises UnboundedTransportError, or has no finite gap"
     USEFUL = "at least one problem with a maximum is taken and solved, all rows finished"
 
@@ -79,11 +82,16 @@ def check_prox_solver(
     Returns:
         the report, to be printed; `report.raise_broken()` turns it into an error.
 
+    Raises:
+        BackendUnavailableError: no installed backend of that name offers it.
+
     Example:
         ```python
         print(check_prox_solver(MySolver))
         ```
     """
+    if isinstance(solver, str):
+        registry.require(solver, "prox_solver")
     checks = prox_checks(solver, examples=examples, rows=rows, seed=seed, tolerance=tolerance, device=device)
     return run_checks(f"prox solver {named(solver)}", checks)
 
@@ -127,6 +135,7 @@ def prox_checks(
         ProxPromise.REPEATS: _repeats,
         ProxPromise.SESSIONS: _sessions,
         ProxPromise.PROGRESS: _progress,
+        ProxPromise.UPDATES: _updates,
     }
     checks = [Check(ProxPromise.BIDS, example.name, functools.partial(_bids, bench, example)) for example in chosen]
     checks += [
@@ -242,6 +251,7 @@ def _bids(bench: _Bench, example: ProxExample) -> str | None:
         return answer.reason
     expect(isinstance(answer.guarantee, Guarantee), f"its guarantee is {answer.guarantee!r}, not a Guarantee")
     expect(isinstance(answer.method, str) and answer.method, "it names no method")
+    expect_citations(answer)
     few, many = (
         bench.solver.bid(replace(bench.problem(example), rows=rows)) for rows in (len(example.points), 100_000)
     )
@@ -467,13 +477,39 @@ def _parameters(bench: _Bench) -> str | None:
         return centre.value() + np.sign(away) * np.maximum(np.abs(away) - 1.0 / weight, 0.0)
 
     reward = -norm1(Variable((3,), name="w") - centre)
+    kept = None
     for values in ([0.0, 1.0, -1.0], [2.0, -2.0, 0.5]):
         centre.value = np.array(values)
         example = ProxExample("parameter", reward, weight, points, soft_threshold, 0.0, "soft thresholding")
         if (reason := bench.refusal(example)) is not None:
             return reason
         _expect_bound(example, bench.solution(example))
+        if kept is not None and _updated(kept, bench.problem(example)):
+            _expect_bound(example, _answer(kept, points))
+        kept = bench.session(example)
     return None
+
+
+def _updates(bench: _Bench, example: ProxExample) -> str | None:
+    session = bench.solver.open(bench.problem(example))
+    if not callable(getattr(session, "update", None)):
+        return "its sessions have no update"
+    _answer(session, example.points)
+    present = example
+    others = [one for one in bench.examples if one.is_bounded and one.dimension == example.dimension]
+    for other in (example.with_weight(2.0 * example.weight), others[-1], example):
+        if _updated(session, bench.problem(other)):
+            present = other
+        _expect_bound(present, _answer(session, present.points))
+    return None
+
+
+def _updated(session: ProxSession, problem: ProxProblem) -> bool:
+    """Whether a session says that it answers a problem from now on."""
+    update = getattr(session, "update", None)
+    answer = False if update is None else update(problem)
+    expect(isinstance(answer, bool), f"update returned {answer!r}, neither True nor False")
+    return bool(answer)
 
 
 def _unbounded(bench: _Bench, example: ProxExample) -> str | None:
@@ -509,7 +545,7 @@ def _useful(bench: _Bench) -> str | None:
         except Exception:
             continue
     if not taken:
-        raise Breach(f"all {len(bounded)} problems were refused")
+        raise Breach(f"none of the {len(bounded)} problems was taken")
     raise Breach(f"of the {len(taken)} problems it took, none was finished: {', '.join(taken)}")
 
 

@@ -19,7 +19,11 @@ from alignkit.expressions import (
     Expression,
     Variable,
     abs as abs_of,
+    cos,
+    distance_to_points,
+    exp,
     huber,
+    log,
     log_sum_exp,
     min as min_of,
     minimum,
@@ -28,10 +32,13 @@ from alignkit.expressions import (
     norm_inf,
     pos,
     quad_form,
+    sin,
     square,
     stack,
     sum as sum_of,
+    sum_largest,
     sum_squares,
+    total_variation,
 )
 
 __all__ = ["ProxExample", "prox_examples"]
@@ -229,7 +236,7 @@ def _on_a_line(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
 
 
 def _separable(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
-    w3, w4, w8 = Variable(3, name="w"), Variable(4, name="w"), Variable(8, name="w")
+    w2, w3, w4, w8 = (Variable(k, name="w") for k in (2, 3, 4, 8))
     target, centre = rng.standard_normal(8), rng.standard_normal(4)
     slopes = np.array([0.5, -1.0, 0.0])
     return (
@@ -269,6 +276,24 @@ def _separable(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
             0.0,
             "bisection on the derivative",
         ),
+        ProxExample(
+            "exponential, k = 2",
+            -sum_of(exp(w2)),
+            0.8,
+            2.0 * rng.standard_normal((rows, 2)),
+            _separably(lambda at: -np.exp(at)),
+            0.0,
+            "bisection on the derivative",
+        ),
+        ProxExample(
+            "logarithm, k = 3",
+            sum_of(log(w3)),
+            1.0,
+            2.0 * rng.standard_normal((rows, 3)),
+            _logarithm,
+            0.0,
+            "the root of a quadratic equation",
+        ),
     )
 
 
@@ -279,6 +304,7 @@ def _coupled(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
     B, b = rng.standard_normal((7, 5)), rng.standard_normal(7)
     two, shift = rng.standard_normal((2, 3)), rng.standard_normal(2)
     signs = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    pairs = list(itertools.combinations(range(4), 2))
     centre = rng.standard_normal(3)
     long, offset = rng.standard_normal((5, 3)), rng.standard_normal(5)
     return (
@@ -315,6 +341,24 @@ def _coupled(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
             1.0,
             3.0 * rng.standard_normal((rows, 3)),
             _lowest_piece(2.0 * np.concatenate([np.eye(3), -np.eye(3)]), np.zeros(6)),
+            0.0,
+            "every active set",
+        ),
+        ProxExample(
+            "sum_largest, k = 4",
+            -sum_largest(w4, 2),
+            0.7,
+            2.0 * rng.standard_normal((rows, 4)),
+            _lowest_piece(-np.array([[i in pair for i in range(4)] for pair in pairs], dtype=float), np.zeros(6)),
+            0.0,
+            "every active set",
+        ),
+        ProxExample(
+            "total_variation, k = 3",
+            -total_variation(w3),
+            0.5,
+            2.0 * rng.standard_normal((rows, 3)),
+            _lowest_piece(-signs @ np.array([[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0]]), np.zeros(4)),
             0.0,
             "every active set",
         ),
@@ -360,6 +404,7 @@ def _coupled(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
 def _curving_up(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
     """Rewards that are not concave: some are once the penalty is subtracted, the others have several local maxima."""
     w1, w2, w4 = (Variable(k, name="w") for k in (1, 2, 4))
+    places = 2.0 * rng.standard_normal((5, 2))
     basis = np.linalg.qr(rng.standard_normal((4, 4)))[0]
     indefinite = basis @ np.diag([0.9, 0.2, -1.0, -3.0]) @ basis.T
     indefinite = (indefinite + indefinite.T) / 2.0
@@ -399,6 +444,24 @@ def _curving_up(rows: int, rng: np.random.Generator) -> tuple[ProxExample, ...]:
             _push_the_largest,
             math.inf,
             "the best of eight lines",
+        ),
+        ProxExample(
+            "two waves, k = 1",
+            sin(3.0 * w1[0]) + 2.0 * cos(w1[0]),
+            0.3,
+            np.linspace(-6.0, 6.0, rows)[:, None] + 0.1 * rng.standard_normal((rows, 1)),
+            _highest_wave,
+            11.0,
+            "a grid, and bisection in its best cell",
+        ),
+        ProxExample(
+            "distance to points, k = 2",
+            -2.0 * distance_to_points(w2, places),
+            1.0,
+            2.0 * rng.standard_normal((rows, 2)),
+            _nearest(2.0, places),
+            math.inf,
+            "block soft thresholding towards each point",
         ),
     )
 
@@ -451,6 +514,20 @@ def _shrink_together(height: float, centre: Floats) -> Maximiser:
         length = np.linalg.norm(away, axis=1, keepdims=True)
         result: Floats = centre + away * np.maximum(1.0 - height / (weight * np.maximum(length, 1e-300)), 0.0)
         return result
+
+    return solve
+
+
+def _nearest(height: float, places: Floats) -> Maximiser:
+    """argmax −a·min_i ‖z − p_i‖₂ − (λ/2)‖z − v‖²."""
+
+    def solve(v: Floats, weight: float) -> Floats:
+        best, found = np.full(len(v), -np.inf), v.copy()
+        for place in places:
+            z = _shrink_together(height, place)(v, weight)
+            value = -height * np.linalg.norm(z - place, axis=1) - 0.5 * weight * np.sum((z - v) ** 2, axis=1)
+            best, found = np.where(value > best, value, best), np.where((value > best)[:, None], z, found)
+        return found
 
     return solve
 
@@ -558,6 +635,27 @@ def _soft_maximum(height: float, matrix: Floats, offset: Floats) -> Maximiser:
         return z
 
     return solve
+
+
+def _logarithm(v: Floats, weight: float) -> Floats:
+    """argmax Σ log z_i − (λ/2)‖z − v‖², where 1/z = λ(z − v)."""
+    root = np.sqrt(v**2 + 4.0 / weight)
+    # The form without cancellation on either side.
+    result: Floats = np.where(v > 0.0, 0.5 * (v + root), 2.0 / (weight * (root + np.abs(v))))
+    return result
+
+
+def _highest_wave(v: Floats, weight: float) -> Floats:
+    """argmax sin 3z + 2 cos z − (λ/2)(z − v)², which lies within 5/λ of v."""
+    grid = v + np.linspace(-5.0 / weight, 5.0 / weight, 4001)
+    top = np.argmax(np.sin(3.0 * grid) + 2.0 * np.cos(grid) - 0.5 * weight * (grid - v) ** 2, axis=1)[:, None]
+    low = np.take_along_axis(grid, np.maximum(top - 1, 0), axis=1)
+    high = np.take_along_axis(grid, np.minimum(top + 1, grid.shape[1] - 1), axis=1)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        rising = 3.0 * np.cos(3.0 * middle) - 2.0 * np.sin(middle) - weight * (middle - v) > 0.0
+        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+    return 0.5 * (low + high)
 
 
 def _push_the_largest(v: Floats, weight: float) -> Floats:

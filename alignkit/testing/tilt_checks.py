@@ -12,6 +12,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from alignkit import registry
 from alignkit.base import Denoiser
 from alignkit.contracts import (
     Bid,
@@ -29,6 +30,7 @@ from alignkit.testing.conformance import (
     Promise,
     Report,
     expect,
+    expect_citations,
     expect_progress,
     made,
     named,
@@ -124,11 +126,16 @@ def check_tilt_sampler(
     Returns:
         the report, to be printed; `report.raise_broken()` turns it into an error.
 
+    Raises:
+        BackendUnavailableError: no installed backend of that name offers it.
+
     Example:
         >>> from alignkit.tilting.exact import ExactTiltSampler
         >>> check_tilt_sampler(ExactTiltSampler, rows=500).conforms
         True
     """
+    if isinstance(sampler, str):
+        registry.require(sampler, "tilt_sampler")
     checks = tilt_checks(sampler, examples=examples, rows=rows, seed=seed, device=device)
     return run_checks(f"tilt sampler {named(sampler)}", checks)
 
@@ -303,6 +310,7 @@ def _bids(bench: _Bench, example: TiltExample) -> str | None:
         return answer.reason
     expect(isinstance(answer.guarantee, Guarantee), f"its guarantee is {answer.guarantee!r}, not a Guarantee")
     expect(isinstance(answer.method, str) and answer.method, "it names no method")
+    expect_citations(answer)
     predicted = []
     for rows in (1, 100_000):
         bid = bench.sampler.bid(replace(bench.program(example), rows=rows))
@@ -679,4 +687,4 @@ def _useful(bench: _Bench) -> str | None:
                 return None
         except Exception:
             continue
-    raise Breach(f"all {len(bench.examples)} programs were refused")
+    raise Breach(f"none of the {len(bench.examples)} programs was taken")

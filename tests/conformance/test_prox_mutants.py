@@ -15,10 +15,9 @@ from alignkit_torch.prox import TorchProxSolver
 NAMES = {
     "absolute value, k = 1",
     "norm1, k = 8",
-    "min of affine, k = 4",
-    "log_sum_exp, k = 5",
     "dominated square with norm1, k = 2",
     "convex norm_inf, k = 4",
+    "two waves, k = 1",
     "unbounded square",
 }
 EXAMPLES = [example for example in prox_examples(rows=6) if example.name in NAMES]
@@ -95,6 +94,18 @@ class OnlyTheLastRowIsOff(Certified):
         z = right(session, points)
         z[-1:] += 1e-3
         return z, np.full(len(points), 1e-8)
+
+
+class ClimbsTheNearestWave(Certified):
+    """Stationary, so that a gap from the gradient alone says it is done."""
+
+    def solve(self, session, points):
+        z = right(session, points)
+        if session.example.name == "two waves, k = 1":
+            z = points.copy()
+            for _ in range(2000):
+                z += 0.05 * (3.0 * np.cos(3.0 * z) - 2.0 * np.sin(z) - session.weight * (z - points))
+        return z, np.full(len(points), 1e-7)
 
 
 class WrongSign(Certified):
@@ -281,6 +292,12 @@ class ForgetsTheRows(Oracle):
         return answer if isinstance(answer, Refusal) else replace(answer, seconds=1.0 / problem.rows)
 
 
+class CitesByName(Oracle):
+    def bid(self, problem):
+        answer = super().bid(problem)
+        return answer if isinstance(answer, Refusal) else replace(answer, citations=("Parikh and Boyd",))
+
+
 class ChangesItsMind(Oracle):
     asked = 0
 
@@ -347,6 +364,37 @@ class TellsBatches(Oracle):
         progress("oracle", 1, 1)
 
 
+class Updating(Oracle):
+    """Right: follows λ, and says so."""
+
+    def open(self, problem):
+        session = super().open(problem)
+        session.update = lambda other: self.update(session, other)
+        return session
+
+    def update(self, session, problem):
+        if problem.nonlinear is not session.example.reward:
+            return False
+        session.weight = problem.weight
+        return True
+
+
+class UpdatesInWordAlone(Updating):
+    def update(self, session, problem):
+        return problem.nonlinear is session.example.reward
+
+
+class UpdatesAfterAll(Updating):
+    def update(self, session, problem):
+        super().update(session, problem)
+        return False
+
+
+class UpdatesPerhaps(Updating):
+    def update(self, session, problem):
+        return None
+
+
 class ReturnsATuple(Oracle):
     def open(self, problem):
         session = super().open(problem)
@@ -373,6 +421,7 @@ P = ProxPromise
 MUTANTS = {
     TooSmallGap: {P.BOUND, P.ROWS, P.EMPTY, P.SESSIONS},
     OnlyTheLastRowIsOff: {P.BOUND, P.ROWS, P.EMPTY, P.SESSIONS},
+    ClimbsTheNearestWave: {P.BOUND, P.ROWS, P.EMPTY, P.SESSIONS},
     WrongSign: {P.BOUND, P.IMPROVES, P.ROWS, P.EMPTY, P.SESSIONS},
     HeuristicWithTheWrongSign: {P.IMPROVES},
     IgnoresTheWeight: {P.BOUND, P.GUARANTEE, P.ROWS, P.EMPTY, P.SESSIONS},
@@ -401,6 +450,10 @@ MUTANTS = {
     TellsHalf: {P.PROGRESS},
     TellsBackwards: {P.PROGRESS},
     TellsBatches: {P.PROGRESS},
+    UpdatesInWordAlone: {P.UPDATES},
+    UpdatesAfterAll: {P.UPDATES},
+    UpdatesPerhaps: {P.UPDATES},
+    CitesByName: {P.BIDS},
     RemembersParameters: {P.PARAMETERS},
 }
 #: Broken so early, or so often, that other promises break with them.
@@ -422,7 +475,9 @@ def report_on(solver):
     return check_prox_solver(solver, examples=EXAMPLES)
 
 
-@pytest.mark.parametrize("solver", [Oracle, Certified, Heuristic, HonestAboutTheUnbounded, GivesUpOnTheUnbounded])
+@pytest.mark.parametrize(
+    "solver", [Oracle, Certified, Heuristic, Updating, HonestAboutTheUnbounded, GivesUpOnTheUnbounded]
+)
 def test_what_is_right_conforms(solver):
     report = report_on(solver)
     assert report.conforms, report
