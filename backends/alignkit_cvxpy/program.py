@@ -30,12 +30,14 @@ class Block:
         penalty: the quadratic rest, likewise.
         points: the rows v, (b, k).
         accuracy: the solver's tolerances.
+        doubt: how clear a proof of infeasibility must be; Clarabel's default holds it proved where rows v lie 10⁶ away.
     """
 
     tree: Tree
     penalty: Penalty
     points: Floats
     accuracy: float = 1e-9
+    doubt: float = 1e-8
 
     @cached_property
     def unit(self) -> float:
@@ -122,6 +124,7 @@ class BlockProgram:
         cp = self._cp
         # All of them every time: cvxpy updates a cached solver, which keeps the settings it is not told.
         settings = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), block.accuracy)
+        settings |= dict.fromkeys(("tol_infeas_abs", "tol_infeas_rel"), block.doubt)
         try:
             with warnings.catch_warnings():
                 # Accuracy is judged by the certificate, not by the solver's own opinion.

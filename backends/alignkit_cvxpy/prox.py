@@ -40,6 +40,9 @@ _SECONDS_PER_PRODUCT = 6e-9
 #: large as that of its block. Second-order cones sometimes fail below the fallback.
 _ACCURACIES = (1e-9, 1e-9, 1e-12)
 _FALLBACK = 1e-8
+_DOUBT = 1e-15
+#: What the solver calls a problem without a maximum.
+_NO_MAXIMUM = ("unbounded", "infeasible")
 #: Float64 rounding of the certificate, relative to the numbers it is a difference of.
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 #: λ must exceed λ_max(H) by this, relative to λ.
@@ -230,9 +233,12 @@ class CvxpySession:
         program = self._program(block)
         answer = program.solve(block)
         if not answer.solved:
-            answer = program.solve(replace(block, accuracy=_FALLBACK))
+            verdict = answer.status
+            answer = program.solve(replace(block, accuracy=_FALLBACK, doubt=_DOUBT))
+            if not answer.solved and verdict in _NO_MAXIMUM:
+                answer = replace(answer, status=verdict)
         found = self._certify(block.points, answer)
-        if answer.status in ("unbounded", "infeasible") and not np.isfinite(found.upper).all():
+        if answer.status in _NO_MAXIMUM and not np.isfinite(found.upper).all():
             self._refuse(answer.status)
         kept = slice(0, len(chosen))
         best.keep_better(chosen, _Rows(found.points[kept], found.objective[kept], found.upper[kept]))

@@ -230,6 +230,13 @@ def test_large_problems_are_built_row_by_row(monkeypatch):
         np.testing.assert_allclose(solution.maximiser, expected.maximiser, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["norm1", "min", "pos", "log_sum_exp"])
+def test_rows_far_from_every_kink_are_not_held_infeasible(name):
+    points = 1e6 * np.random.default_rng(3).standard_normal((5, K))
+    solution = CvxpyProxSolver().open(problem_of(name)).solve(points)
+    assert not solution.unfinished.any()
+
+
 class Failing:
     """A program whose solver gives up on every block of more than one row."""
 
