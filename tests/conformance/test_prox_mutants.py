@@ -440,7 +440,7 @@ MUTANTS = {
     HidesUnfinishedRows: {P.GUARANTEE},
     CertifiesNothing: {P.GUARANTEE},
     CallsItselfExact: {P.GUARANTEE},
-    FinishesNothing: {P.USEFUL},
+    FinishesNothing: {P.FINISHES},
     RefusesEverything: {P.USEFUL},
     RefusesWithoutAReason: {P.BIDS},
     BidsAfterHours: {P.BIDS},
