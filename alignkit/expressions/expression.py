@@ -303,8 +303,8 @@ class Expression(ABC):
         nodes, x, batched = self._prepared(x)
         xp = array_api_compat.array_namespace(x)
         values = _forward(nodes, xp, x)
-        pulled: dict[int, Array] = {id(self): xp.ones_like(xp.reshape(x, (x.shape[0], -1))[:, 0])}
-        pulled[id(self)] = xp.reshape(pulled[id(self)], (x.shape[0], *self.shape))
+        ones = xp.ones((x.shape[0], *self.shape), dtype=x.dtype, device=array_api_compat.device(x))
+        pulled: dict[int, Array] = {id(self): ones}
         total = xp.zeros_like(x)
         for node in reversed(nodes):
             if not node.depends or id(node) not in pulled:
