@@ -481,18 +481,26 @@ def _progress(bench: _Bench, example: ProxExample) -> str | None:
 
 
 def _parameters(bench: _Bench) -> str | None:
-    centre, weight = Parameter((3,), np.array([0.0, 1.0, -1.0]), name="centre"), 2.0
-    points = np.linspace(-3.0, 3.0, 12).reshape(4, 3)
+    reason: str | None = None
+    for dimension in (3, 1):
+        if (reason := _parameters_in(bench, dimension)) is None:
+            break
+    return reason
+
+
+def _parameters_in(bench: _Bench, dimension: int) -> str | None:
+    centre = Parameter((dimension,), np.zeros(dimension), name="centre")
+    points = np.linspace(-3.0, 3.0, 4 * dimension).reshape(4, dimension)
 
     def soft_threshold(v: Floats, weight: float) -> Floats:
         away = v - centre.value()
         return centre.value() + np.sign(away) * np.maximum(np.abs(away) - 1.0 / weight, 0.0)
 
-    reward = -norm1(Variable((3,), name="w") - centre)
+    reward = -norm1(Variable((dimension,), name="w") - centre)
     kept = None
-    for values in ([0.0, 1.0, -1.0], [2.0, -2.0, 0.5]):
-        centre.value = np.array(values)
-        example = ProxExample("parameter", reward, weight, points, soft_threshold, 0.0, "soft thresholding")
+    for value in (0.5, -1.5):
+        centre.value = np.linspace(value, 1.0, dimension)
+        example = ProxExample("parameter", reward, 2.0, points, soft_threshold, 0.0, "soft thresholding")
         if (reason := bench.refusal(example)) is not None:
             return reason
         _expect_bound(example, bench.solution(example))

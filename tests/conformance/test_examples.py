@@ -79,6 +79,13 @@ def test_unbounded_problems_grow_without_end(name):
         _ = example.maximiser
 
 
+@pytest.mark.parametrize("name", PROX)
+def test_rewards_have_values_and_gradients_at_no_rows(name):
+    nothing = np.empty((0, PROX[name].dimension))
+    assert PROX[name].reward.value(nothing).shape == (0,)
+    assert PROX[name].reward.gradient(nothing).shape == nothing.shape
+
+
 def test_seeds_and_rows_change_the_problems():
     first, second = prox_examples(rows=3, seed=0), prox_examples(rows=3, seed=1)
     assert all(example.points.shape[0] == 3 for example in first)
