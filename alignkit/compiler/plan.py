@@ -279,7 +279,7 @@ def _plan(
     try:
         offers = collect_offers(admitted, diagnosis, base, options, statuses)
     except BackendUnavailableError as error:
-        raise about_reward(error, diagnosis) from error
+        raise about_reward(error, diagnosis) from None
     path = cheapest_path(_edges(offers, diagnosis), class_of(diagnosis.closeness), _SOLVED)
     if path is None:
         raise unserved(diagnosis, verdicts, offers, options.backend)
@@ -314,7 +314,7 @@ def _check_target(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: Bas
         elif any(verdict.admits for verdict in verdicts):
             return check_proper(diagnosis.reward, composition, base, closeness.present_weight)
     except AlignkitError as error:
-        raise about_reward(error, diagnosis) from error
+        raise about_reward(error, diagnosis) from None
     return ()
 
 
@@ -341,6 +341,8 @@ def _suggestions(
             changed, verdicts = analyse(reward, compose(reward), base, closeness, table)
         # A changed reward may be no reward at all, as one without the variable.
         except AlignkitError:
+            return None
+        if not any(verdict.admits for verdict in verdicts):
             return None
         try:
             plan = _plan(changed, verdicts, base, Options(), statuses)

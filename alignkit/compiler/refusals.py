@@ -103,5 +103,6 @@ def unserved(
 
 
 def about_reward(error: AlignkitError, diagnosis: Diagnosis) -> AlignkitError:
-    """An error about a part of the reward, as one that shows the reward as it was written."""
-    return type(error)(error.message, ways_out=error.ways_out, expression=str(diagnosis.reward))
+    """An error of a lower floor with the reward it is about, where it names no part of it."""
+    expression = error.expression or str(diagnosis.reward)
+    return type(error)(error.message, ways_out=error.ways_out, expression=expression)

@@ -62,7 +62,7 @@ class Expression(ABC):
     """
 
     __array_ufunc__ = None
-    _memoised: ClassVar[tuple[str, ...]] = ("_curvature", "_range", "_lipschitz", "_lipschitz_at")
+    _memoised: ClassVar[tuple[str, ...]] = ("_curvature", "_range", "_lipschitz", "_lipschitz_at", "_split")
 
     def __init__(self, shape: tuple[int, ...], args: tuple[Expression, ...] = ()) -> None:
         self._shape = check_shape(tuple(int(length) for length in shape), str(type(self).__name__))

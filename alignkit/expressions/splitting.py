@@ -212,6 +212,16 @@ def split(nonlinear: Expression) -> Split:
         >>> len(parts.curved), len(parts.terms), parts.critical_weight
         (1, 1, 2.0)
     """
+    # The compiler and every backend that bids split the same f.
+    versions = tuple(parameter.version for parameter in nonlinear.parameters())
+    kept: tuple[tuple[int, ...], Split] | None = nonlinear.__dict__.get("_split")
+    if kept is None or kept[0] != versions:
+        kept = versions, _split(nonlinear)
+        nonlinear.__dict__["_split"] = kept
+    return kept[1]
+
+
+def _split(nonlinear: Expression) -> Split:
     form = linear_form(nonlinear)
     dimension = nonlinear.variables()[0].size
     vector = np.zeros(dimension)

