@@ -33,8 +33,8 @@ from alignkit.expressions import (
     vec,
 )
 from alignkit.expressions.arrays import Floats, is_operator, is_sparse
-from alignkit.expressions.atom import axes_of, folded, substitute
-from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum, Selecting
+from alignkit.expressions.atom import Reduction, axes_of, folded, substitute
+from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum
 from alignkit.expressions.atoms.quadratic import LARGEST_SPECTRUM, QuadForm
 from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import linear_form
@@ -360,7 +360,8 @@ def _add_vectors(left: Floats | None, right: Floats | None) -> Floats | None:
 
 def _centred(atom: Expression, leaves: _Leaves) -> tuple[Expression, Expression | None]:
     """Take the mean out of an atom that moves with a common shift of affine arguments: (centred atom, the mean)."""
-    if not (isinstance(atom, Selecting | Maximum) and all(arg.is_affine() for arg in atom.args)):
+    rate = atom.common_shift if isinstance(atom, Atom) else None
+    if rate is None or not all(arg.is_affine() for arg in atom.args):
         return atom, None
     if leaves.rows + sum(arg.size for arg in atom.args) > leaves.limit:
         return atom, None
@@ -368,14 +369,14 @@ def _centred(atom: Expression, leaves: _Leaves) -> tuple[Expression, Expression 
         # One stacked argument is a single leaf, and gives the backends one kind of atom instead of two.
         kind = Min if isinstance(atom, Minimum) else Max
         atom = kind(stack(atom.args), None if atom.shape == () else 0)
-    assert isinstance(atom, Selecting)
+    assert isinstance(atom, Reduction)
     arg = atom.args[0]
     shift = mean(arg, atom.axis)
     gone = axes_of(atom.axis, arg.ndim)
     kept = tuple(1 if axis in gone else length for axis, length in enumerate(arg.shape))
     centred = arg - reshape(shift, kept)
     leaves.scales[id(centred)] = _row_scale(shift)
-    return folded(atom.with_args((centred,))), shift
+    return folded(atom.with_args((centred,))), shift if rate == 1.0 else rate * shift
 
 
 def _row_scale(shift: Expression) -> float:

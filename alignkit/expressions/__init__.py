@@ -3,26 +3,44 @@
 from alignkit.expressions.affine import inner, multiply
 from alignkit.expressions.arrays import constant_like, logsumexp
 from alignkit.expressions.atom import AffineAtom, Atom
-from alignkit.expressions.atoms.elementwise import abs, huber, pos, square
-from alignkit.expressions.atoms.norms import norm1, norm2, norm_inf
-from alignkit.expressions.atoms.order import log_sum_exp, max, maximum, min, minimum
-from alignkit.expressions.atoms.quadratic import quad_form, sum_squares
+from alignkit.expressions.atoms.elementwise import abs, huber, neg, pos, square
+from alignkit.expressions.atoms.exponential import entr, exp, log, log1p, logistic
+from alignkit.expressions.atoms.lipschitz import (
+    arctan,
+    clip,
+    cos,
+    distance_to_points,
+    lipschitz,
+    piecewise_linear,
+    sigmoid,
+    sin,
+    tanh,
+)
+from alignkit.expressions.atoms.norms import norm, norm1, norm2, norm_inf, pnorm, sigma_max, total_variation
+from alignkit.expressions.atoms.order import log_sum_exp, max, maximum, min, minimum, sum_largest, sum_smallest
+from alignkit.expressions.atoms.powers import geo_mean, inv_pos, power, sqrt
+from alignkit.expressions.atoms.quadratic import quad_form, quad_over_lin, sum_squares
 from alignkit.expressions.curvature import Curvature, Interval, Monotonicity, Sign
+from alignkit.expressions.entry import Entry
 from alignkit.expressions.expression import Condition, Expression
+from alignkit.expressions.imported import from_cvxpy
 from alignkit.expressions.layout import concatenate, reshape, stack, vec
 from alignkit.expressions.leaf import Constant, Parameter, Variable, as_expression
 from alignkit.expressions.linear import AffineMap, affine_map
 from alignkit.expressions.operators import linear_map
 from alignkit.expressions.reductions import cumsum, diff, mean, sum, trace
 from alignkit.expressions.subspace import Subspace
+from alignkit.expressions.table import ENTRIES
 
 __all__ = [
+    "ENTRIES",
     "AffineAtom",
     "AffineMap",
     "Atom",
     "Condition",
     "Constant",
     "Curvature",
+    "Entry",
     "Expression",
     "Interval",
     "Monotonicity",
@@ -32,15 +50,28 @@ __all__ = [
     "Variable",
     "abs",
     "affine_map",
+    "arctan",
     "as_expression",
+    "clip",
     "concatenate",
     "constant_like",
+    "cos",
     "cumsum",
     "diff",
+    "distance_to_points",
+    "entr",
+    "exp",
+    "from_cvxpy",
+    "geo_mean",
     "huber",
     "inner",
+    "inv_pos",
     "linear_map",
+    "lipschitz",
+    "log",
+    "log1p",
     "log_sum_exp",
+    "logistic",
     "logsumexp",
     "max",
     "maximum",
@@ -48,16 +79,30 @@ __all__ = [
     "min",
     "minimum",
     "multiply",
+    "neg",
+    "norm",
     "norm1",
     "norm2",
     "norm_inf",
+    "piecewise_linear",
+    "pnorm",
     "pos",
+    "power",
     "quad_form",
+    "quad_over_lin",
     "reshape",
+    "sigma_max",
+    "sigmoid",
+    "sin",
+    "sqrt",
     "square",
     "stack",
     "sum",
+    "sum_largest",
+    "sum_smallest",
     "sum_squares",
+    "tanh",
+    "total_variation",
     "trace",
     "vec",
 ]

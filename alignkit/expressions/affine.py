@@ -394,6 +394,10 @@ def _is_zero(expression: Expression) -> bool:
     return isinstance(expression, Constant) and expression.shape == () and float(expression.array) == 0.0
 
 
+def _is_one(expression: Expression) -> bool:
+    return isinstance(expression, Constant) and expression.shape == () and float(expression.array) == 1.0
+
+
 def _add(left: Any, right: Any) -> Expression:
     first, second = _pair(left, right)
     shape = broadcast_pair(first, second, "+")
@@ -457,7 +461,8 @@ def _divide(left: Any, right: Any) -> Expression:
     shape = broadcast_pair(left, right, "/")
     if right.depends:
         if right.range.lower > 0.0:
-            return multiply(left, operations["reciprocal"](right))
+            reciprocal = operations["reciprocal"](right)
+            return reciprocal if _is_one(left) else multiply(left, reciprocal)
         raise CurvatureError(
             f"The denominator of {bracketed(left, PRODUCT)} / {bracketed(right, UNARY)} depends on the variable, "
             f"and its range {right.range} does not exclude 0.",

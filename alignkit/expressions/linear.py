@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -126,13 +127,8 @@ def _zero(rows: int, columns: int) -> Matrix:
 
 def affine_norm(expression: Expression) -> float:
     """An upper bound of the spectral norm of an affine expression's matrix, over all its variables together."""
-    squares = 0.0
-    for _, matrix in linear_form(expression).parts:
-        bound = norm_bound(matrix)
-        if bound == np.inf:
-            return _chained_norm(expression)
-        squares += bound**2
-    return float(np.sqrt(squares))
+    bounds = [norm_bound(matrix) for _, matrix in linear_form(expression).parts]
+    return _chained_norm(expression) if np.inf in bounds else math.hypot(*bounds)
 
 
 def _chained_norm(expression: Expression) -> float:

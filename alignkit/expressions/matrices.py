@@ -29,6 +29,8 @@ Factor: TypeAlias = Any
 
 #: Largest dense product formed from smaller inputs, in entries (128 MiB); beyond it products stay unevaluated.
 LARGEST_PRODUCT = 2**24
+#: Gram matrices whose entries are all below this, or some above its inverse, are computed from scaled entries.
+SMALLEST_SQUARE = 1e-250
 #: Work allowed for an exact spectral norm, in multiplications.
 EXACT_NORM_WORK = 4e9
 
@@ -167,11 +169,12 @@ def norm_bound(matrix: Matrix | None) -> float:
         if side > 256:
             return min(crude, math.sqrt(float((matrix.data**2).sum())))
         gram = (matrix @ matrix.T if rows <= columns else matrix.T @ matrix).toarray()
-        return _largest_singular(gram)
+        return _largest_singular(gram, matrix)
     if side == 1:
         return float(np.linalg.norm(matrix))
     if side <= 256 and float(side) * side * max(rows, columns) <= EXACT_NORM_WORK:
-        return _largest_singular(matrix @ matrix.T if rows <= columns else matrix.T @ matrix)
+        with np.errstate(over="ignore"):
+            return _largest_singular(matrix @ matrix.T if rows <= columns else matrix.T @ matrix, matrix)
     magnitude = np.abs(matrix)
     return min(
         float(np.linalg.norm(matrix)),
@@ -179,7 +182,12 @@ def norm_bound(matrix: Matrix | None) -> float:
     )
 
 
-def _largest_singular(gram: Floats) -> float:
+def _largest_singular(gram: Floats, matrix: Matrix) -> float:
+    scale = float(np.abs(gram).max())
+    if not SMALLEST_SQUARE < scale < 1.0 / SMALLEST_SQUARE:
+        # Squares of entries as small or as large as these have lost their digits.
+        peak = float(abs(matrix).max())
+        return peak * norm_bound(matrix / peak) if 0.0 < peak < math.inf else peak
     return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
 
 

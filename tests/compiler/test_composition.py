@@ -37,6 +37,8 @@ REWARDS: dict[str, tuple[Callable[[ex.Variable], ex.Expression], int]] = {
     "pieces by maximum": (lambda x: ex.maximum(x[0, 0], x[1, 1], x[2, 2] - x[0, 0]), 2),
     "pieces with a constant": (lambda x: ex.maximum(ex.inner(H, x), 0.0), 1),
     "pieces along an axis": (lambda x: ex.sum(ex.max(x[:3, :3], axis=1)), 6),
+    "the largest two": (lambda x: ex.sum_largest(B @ ex.vec(x) + b, 2), 2),
+    "the smallest two, weighted": (lambda x: 1.5 * ex.sum_smallest(B @ ex.vec(x), 2) + ex.mean(x), 2),
     "parallel pieces": (lambda x: ex.max(np.ones((3, 1)) @ (B[:1] @ ex.vec(x)) + b), 0),
     "equal pieces": (lambda x: ex.maximum(ex.sum(x), ex.sum(x)), 0),
     "sum inside": (lambda x: ex.sum(ex.abs(B @ ex.vec(x)) + 2 * (B @ ex.vec(x)) + 1.0), 3),

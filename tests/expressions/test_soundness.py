@@ -1,178 +1,241 @@
-"""Random expressions: claimed curvature, Lipschitz constants, ranges and compositions hold at random points."""
+"""Twenty thousand random expressions: no claim of curvature, range, Lipschitz constant or composition is ever wrong.
+
+What cvxpy proves of the expressions it can write is proved here too.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
 import numpy as np
-from hypothesis import HealthCheck, given, settings, strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
 import alignkit.expressions as ex
 from alignkit.compiler.composition import compose
+from alignkit.errors import NonFiniteError
+from tests.expressions.random_expressions import SHAPE, Recipe, recipes
 
-SHAPE = (2, 3)
-common = settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-
-
-def constant(seed: int, *shape: int, sign: int = 0) -> np.ndarray:
-    values = np.random.default_rng(seed).integers(-3, 4, size=shape) / 2.0
-    return values if sign == 0 else sign * np.abs(values)
-
-
-seeds = st.integers(0, 10_000)
-signs = st.sampled_from([-1, 0, 1])
+#: How many expressions in all, and how many of each shard are also held against jax and cvxpy.
+SHARDS, EXAMPLES, IN_JAX, IN_CVXPY = 20, 1000, 100, 500
+ROWS = 6
+#: Values beyond this lose the digits that the comparisons need.
+HUGE = 1e8
+common = {
+    "deadline": None,
+    "database": None,
+    "phases": (Phase.explicit, Phase.generate, Phase.shrink),
+    "suppress_health_check": list(HealthCheck),
+}
 
 
-@st.composite
-def vectors(draw: st.DrawFn, x: ex.Variable, depth: int) -> ex.Expression:
-    """Expressions of shape (3,)."""
-    if depth == 0:
-        matrix = constant(draw(seeds), 3, 6)
-        return draw(st.sampled_from([x[0], x[:, 1:].T[0:1, :].T[:, 0][[0, 1, 1]], matrix @ ex.vec(x) - constant(7, 3)]))
-    inner = draw(vectors(x, depth - 1))
-    other = draw(vectors(x, draw(st.integers(0, depth - 1))))
-    scalar = draw(scalars(x, depth - 1))
-    weight = constant(draw(seeds), 3, sign=draw(signs))
-    matrix = constant(draw(seeds), 3, 3, sign=draw(signs))
-    build = draw(
-        st.sampled_from(
-            [
-                lambda: ex.abs(inner),
-                lambda: ex.square(inner),
-                lambda: ex.huber(inner, 1.5),
-                lambda: ex.pos(inner),
-                lambda: -inner,
-                lambda: inner + other,
-                lambda: inner - other,
-                lambda: inner * weight,
-                lambda: inner / (np.abs(weight) + 0.5),
-                lambda: matrix @ inner,
-                lambda: inner @ matrix,
-                lambda: inner + scalar,
-                lambda: ex.cumsum(inner),
-                lambda: ex.concatenate([ex.diff(inner), ex.reshape(scalar, 1)]),
-                lambda: ex.stack([scalar, inner[0], other[2]]),
-                lambda: ex.maximum(inner, other, 0.5),
-                lambda: ex.minimum(inner, scalar),
-                lambda: ex.linear_map(matrix, inner),
-                lambda: ex.max(ex.stack([inner, other]), axis=0),
-                lambda: ex.norm2(ex.stack([inner, other]), axis=0),
-                lambda: ex.minimum(ex.maximum(inner, -1.0), 1.0),
-            ]
-        )
-    )
-    return build()
+def points(number: int, rows: int) -> np.ndarray:
+    generator = np.random.default_rng(number)
+    return generator.standard_normal((rows, *SHAPE)) * 10.0 ** generator.uniform(-1, 0.7, size=(rows, 1, 1))
 
 
-@st.composite
-def scalars(draw: st.DrawFn, x: ex.Variable, depth: int) -> ex.Expression:
-    """Expressions of shape ()."""
-    inner = draw(vectors(x, max(depth - 1, 0)))
-    root = constant(draw(seeds), 2, 3)
-    sign = draw(signs)
-    form = root.T @ root * sign if sign else (root[:, :1] @ root[:1]).T @ np.eye(2)[:, :1] @ np.ones((1, 3))
-    form = (form + form.T) / 2
-    names = ["sum", "mean", "max", "min", "norm1", "norm2", "norm_inf", "log_sum_exp", "sum_squares"]
-    build = draw(
-        st.sampled_from(
-            [lambda name=name: getattr(ex, name)(inner) for name in names]
-            + [
-                lambda: ex.quad_form(inner, form),
-                lambda: ex.inner(root[0], inner),
-                lambda: ex.trace(ex.stack([inner, inner * 2.0, -inner])),
-            ]
-        )
-    )
-    return build()
+def values(expression: ex.Expression, x: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return expression.value(x).reshape(len(x), -1)
 
 
-@st.composite
-def expressions(draw: st.DrawFn) -> tuple[ex.Variable, ex.Expression]:
-    x = ex.Variable(SHAPE)
-    depth = draw(st.integers(0, 4))
-    found = draw(scalars(x, depth) if draw(st.booleans()) else vectors(x, depth))
-    return x, found
+def slack(*found: np.ndarray) -> float:
+    return 1e-9 * (1.0 + max((float(np.abs(value).max(initial=0.0)) for value in found), default=0.0))
 
 
-def points(seed: int, rows: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    return generator.standard_normal((rows, *SHAPE)) * 10.0 ** generator.uniform(-2, 1, size=(rows, 1, 1))
-
-
-def slack(*values: np.ndarray) -> float:
-    return 1e-9 * (1.0 + max(float(np.abs(value).max()) for value in values))
-
-
-@common
-@given(expressions(), seeds)
-def test_claims_hold_at_random_points(pair: tuple[ex.Variable, ex.Expression], seed: int) -> None:
-    _, expression = pair
-    rows = 16
-    a, b = points(seed, rows), points(seed + 1, rows)
-    b[rows // 2 :] = a[rows // 2 :] + 1e-2 * b[rows // 2 :]  # half of the pairs are close
-    t = np.random.default_rng(seed).uniform(size=(rows, 1, 1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        at_a, at_b, between = (expression.value(point).reshape(rows, -1) for point in (a, b, t * a + (1 - t) * b))
-    if not (np.isfinite(at_a).all() and np.isfinite(at_b).all()):
-        return
-    weight = t[:, :, 0]
-    chord = weight * at_a + (1 - weight) * at_b
+def check_curvature(expression: ex.Expression, number: int) -> int:
+    """Hold curvature and Lipschitz claims against pairs of points; returns how many pairs decided something."""
+    a, b = points(number, ROWS), points(number + 1, ROWS)
+    b[ROWS // 2 :] = a[ROWS // 2 :] + 1e-2 * b[ROWS // 2 :]  # half of the pairs are close
+    t = np.random.default_rng(number).uniform(size=(ROWS, 1, 1))
+    at_a, at_b, between = (values(expression, x) for x in (a, b, t * a + (1 - t) * b))
+    usable = (np.abs(at_a) < HUGE).all(axis=1) & (np.abs(at_b) < HUGE).all(axis=1)
+    at_a, at_b, between, weight = at_a[usable], at_b[usable], between[usable], t[usable, :, 0]
     allowed = slack(at_a, at_b)
+    chord = weight * at_a + (1 - weight) * at_b
     if expression.is_convex():
-        assert (between <= chord + allowed).all(), str(expression)
+        assert (between <= chord + allowed).all(), f"not convex: {expression}"
     if expression.is_concave():
-        assert (between >= chord - allowed).all(), str(expression)
+        assert (between >= chord - allowed).all(), f"not concave: {expression}"
+    inside = inside_domain(expression, a)[usable] & inside_domain(expression, b)[usable]
     if math.isfinite(expression.lipschitz):
         moved = np.linalg.norm(at_a - at_b, axis=1)
-        distance = np.linalg.norm((a - b).reshape(rows, -1), axis=1)
-        assert (moved <= expression.lipschitz * distance * (1 + 1e-9) + allowed).all(), str(expression)
-    bounds = expression.range
-    for values in (at_a, at_b, between):
-        assert (values >= bounds.lower - slack(values)).all(), str(expression)
-        assert (values <= bounds.upper + slack(values)).all(), str(expression)
+        distance = np.linalg.norm((a - b)[usable].reshape(len(at_a), a[0].size), axis=1)
+        steep = moved > expression.lipschitz * distance * (1 + 1e-9) + allowed
+        assert not (steep & inside).any(), f"L is wrong: {expression}"
+    for found in (at_a[inside], at_b[inside]):
+        assert (found >= expression.range.lower - slack(found)).all(), f"below its range: {expression}"
+        assert (found <= expression.range.upper + slack(found)).all(), f"above its range: {expression}"
+    return int(usable.sum())
 
 
-@common
-@given(expressions(), seeds)
-def test_compositions_reproduce_the_reward(pair: tuple[ex.Variable, ex.Expression], seed: int) -> None:
-    x, expression = pair
-    reward = ex.inner(constant(seed, *expression.shape, sign=1) + 0.5, expression) + 0.25 * ex.mean(x)
+def inside_domain(expression: ex.Expression, x: np.ndarray) -> np.ndarray:
+    """Rows where every condition of the domain holds, and no sub-expression is too large to keep its digits."""
+    inside = largest_inside(expression, x) < HUGE
+    for condition in expression.domain:
+        inside &= (values(condition.expression, x) > condition.bound + 1e-6).all(axis=1)
+    return inside
+
+
+def check_domain(expression: ex.Expression, x: np.ndarray, found: np.ndarray) -> None:
+    """Wherever every condition of the domain holds, the value is no NaN."""
+    bad = inside_domain(expression, x) & np.isnan(found).any(axis=1)
+    assert not bad.any(), f"NaN inside the domain: {expression} at {x[bad][0].tolist()}"
+
+
+def check_libraries(expression: ex.Expression, x: np.ndarray, found: np.ndarray, *, in_jax: bool) -> None:
+    """torch and jax give numpy's values to 1e-6, where no sub-expression has lost its digits."""
+    settled = (largest_inside(expression, x) < HUGE)[:, None] & (np.abs(found) < HUGE)
+    others = [expression.value(torch.tensor(x)).numpy().reshape(found.shape)]
+    if in_jax:
+        others.append(np.asarray(expression.value(jnp.asarray(x))).reshape(found.shape))
+    for other in others:
+        np.testing.assert_allclose(other[settled], found[settled], rtol=1e-6, atol=1e-6, err_msg=str(expression))
+
+
+def check_gradient(scalar: ex.Expression, x: np.ndarray, number: int) -> int:
+    """The gradient is the slope of finite differences, where these agree with themselves; how many rows were decided."""
+    direction = np.random.default_rng(number + 2).standard_normal(x.shape)
+    direction /= np.linalg.norm(direction.reshape(len(x), -1), axis=1)[:, None, None]
+
+    def slopes(step: float) -> tuple[np.ndarray, np.ndarray]:
+        ahead, behind = values(scalar, x + step * direction)[:, 0], values(scalar, x - step * direction)[:, 0]
+        return (ahead - here) / step, (here - behind) / step
+
+    here = values(scalar, x)[:, 0]
+    with np.errstate(all="ignore"):
+        coarse, fine = slopes(2e-5), slopes(1e-5)
+        found = (scalar.gradient(x) * direction).reshape(len(x), -1).sum(axis=1)
+        central, coarser = (fine[0] + fine[1]) / 2, (coarse[0] + coarse[1]) / 2
+        scale = 1.0 + np.abs(central) + 1e-11 * np.abs(here) / 1e-5
+        # A kink shows as one-sided slopes that do not approach one another.
+        smooth = (np.abs(fine[0] - fine[1]) <= 0.6 * np.abs(coarse[0] - coarse[1]) + 1e-4 * scale) & (
+            np.abs(central - coarser) <= 1e-5 * scale
+        )
+        usable = np.isfinite(central) & np.isfinite(coarser) & (np.abs(here) < 1e5) & smooth
+        usable &= inside_domain(scalar, x)
+    error = np.abs(found - central)[usable] / scale[usable]
+    assert (error <= 2e-4).all(), f"gradient: {scalar} off by {error.max():.1e}"
+    return int(usable.sum())
+
+
+def check_composition(reward: ex.Expression, scale: np.ndarray, x: np.ndarray) -> None:
+    """f(Qx) + ⟨g, x⟩ + c is r(x) to 1e-9, Q is orthonormal, Qg = 0, and what is proved of r is proved of f."""
     composition = compose(reward)
-    x_rows = points(seed, 8)
-    flat = x_rows.reshape(8, -1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        truth = reward.value(x_rows)
-        found = flat @ composition.linear + composition.constant
-        if composition.nonlinear is not None:
-            found = found + composition.nonlinear.value(composition.subspace.project(flat))
-            basis = composition.subspace.embed(np.eye(composition.dimension))
-            np.testing.assert_allclose(basis @ basis.T, np.eye(composition.dimension), atol=1e-12)
-            assert np.abs(composition.subspace.project(composition.linear)).max() <= 1e-12
-            if reward.is_convex():
-                assert composition.nonlinear.is_convex(), str(reward)
-            if reward.is_concave():
-                assert composition.nonlinear.is_concave(), str(reward)
-    if np.isfinite(truth).all():
-        assert np.abs(found - truth).max() <= slack(truth, flat), str(reward)
-    assert composition.dimension <= min(6, composition.rows)
-    assert not expression.is_affine() or composition.dimension == 0
+    flat = x.reshape(len(x), -1)
+    truth, found = values(reward, x)[:, 0], flat @ composition.linear + composition.constant
+    f = composition.nonlinear
+    if f is not None:
+        with np.errstate(all="ignore"):
+            found = found + f.value(composition.subspace.project(flat))
+        basis = composition.subspace.embed(np.eye(composition.dimension))
+        np.testing.assert_allclose(basis @ basis.T, np.eye(composition.dimension), atol=1e-12)
+        assert np.abs(composition.subspace.project(composition.linear)).max() <= 1e-12
+        assert f.is_convex() >= reward.is_convex(), f"convexity lost: {reward}"
+        assert f.is_concave() >= reward.is_concave(), f"concavity lost: {reward}"
+    usable = np.isfinite(truth) & (scale < HUGE)
+    error = np.abs(found[usable] - truth[usable]) / (1.0 + scale[usable])
+    assert (error <= 1e-9).all(), f"composition: {reward} off by {error.max():.1e}"
 
 
-@common
-@given(expressions())
-def test_an_affine_expression_equals_its_affine_map(pair: tuple[ex.Variable, ex.Expression]) -> None:
-    _, expression = pair
-    if not expression.is_affine():
-        return
-    found = ex.affine_map(expression)
-    matrix = found.matrix.toarray() if hasattr(found.matrix, "toarray") else found.matrix
-    x_rows = points(3, 5)
-    expected = x_rows.reshape(5, -1) @ matrix.T + found.offset
-    np.testing.assert_allclose(expression.value(x_rows).reshape(5, -1), expected, atol=1e-9)
-    # Exact for a matrix this small.
-    assert math.isclose(expression.lipschitz, np.linalg.norm(matrix, 2), rel_tol=1e-6, abs_tol=1e-7)
+def check_completeness(recipe: Recipe, expression: ex.Expression) -> str | None:
+    """What cvxpy proves is proved here; returns what is proved here alone, "" if nothing, None if cvxpy has no such."""
+    theirs = recipe.build(cp.Variable(SHAPE), ours=False)
+    if theirs is None:
+        return None
+    assert tuple(theirs.shape) == expression.shape, str(expression)
+    assert expression.is_convex() or not theirs.is_convex(), f"cvxpy proves convex: {theirs} ({expression})"
+    assert expression.is_concave() or not theirs.is_concave(), f"cvxpy proves concave: {theirs} ({expression})"
+    more = expression.is_convex() > theirs.is_convex() or expression.is_concave() > theirs.is_concave()
+    return f"{expression.curvature}: {expression}" if more else ""
+
+
+def largest_inside(expression: ex.Expression, x: np.ndarray) -> np.ndarray:
+    """The largest magnitude among all sub-expressions at each row: what rounding is relative to."""
+    found = np.zeros(len(x))
+    for node in ex.expression.topological(expression):
+        if node.depends:
+            entries = np.abs(values(node, x)).max(axis=1)
+            found = np.maximum(found, np.where(np.isfinite(entries), entries, HUGE))
+    return found
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_every_claim_holds(shard: int, record_property: Callable[[str, object], None]) -> None:
+    seen: set[str] = set()
+    favourable: list[str] = []
+    decided: Counter[str] = Counter()
+
+    @seed(shard)
+    @settings(max_examples=2 * EXAMPLES, **common)
+    @given(recipes(SHAPE, 5) | recipes((), 5), st.integers(0, 2**20))
+    def check(recipe: Recipe, number: int) -> None:
+        key = str(recipe)
+        if key in seen or len(seen) >= EXAMPLES:
+            return
+        x_variable = ex.Variable(SHAPE)
+        try:
+            expression = recipe.build(x_variable, ours=True)
+        except NonFiniteError:  # a constant sub-expression outside its domain
+            return
+        decided["pairs"] += check_curvature(expression, number)
+        decided["curved"] += expression.is_convex() or expression.is_concave()
+        decided["Lipschitz"] += math.isfinite(expression.lipschitz)
+        x = points(number + 3, 3)
+        found = values(expression, x)
+        check_domain(expression, x, found)
+        check_libraries(expression, x, found, in_jax=len(seen) < IN_JAX)
+        if len(seen) < IN_CVXPY:
+            better = check_completeness(recipe, expression)
+            decided["in cvxpy"] += better is not None
+            favourable.extend([better] if better else [])
+        weights = np.random.default_rng(number).uniform(0.5, 1.5, size=expression.shape)
+        reward = ex.inner(weights, expression) + 0.25 * ex.mean(x_variable)
+        decided["gradients"] += check_gradient(reward, x, number)
+        try:
+            check_composition(reward, largest_inside(reward, x), x)
+        except NonFiniteError:  # as above, once rows that cancel have made it constant
+            decided["refused"] += 1
+        seen.add(key)
+
+    with double_precision():
+        check()
+    assert len(seen) == EXAMPLES
+    record_property("proved here and not by cvxpy", favourable)
+    print(
+        f"{decided['in cvxpy']} written in cvxpy too; proved here and not there, {len(favourable)}:",
+        *favourable,
+        sep="\n  ",
+    )
+    assert decided["refused"] <= EXAMPLES / 50
+    # The run decides something: most claims are held against points, and many expressions have something to claim.
+    assert decided["pairs"] > 2 * EXAMPLES and decided["gradients"] > EXAMPLES
+    assert decided["in cvxpy"] > IN_CVXPY / 10
+    assert decided["curved"] > EXAMPLES / 10 and decided["Lipschitz"] > EXAMPLES / 10
+
+
+def test_a_power_is_not_increasing_across_zero() -> None:
+    """cvxpy proves (x² − 1)₊-like powers convex by calling them increasing; outside their domain they are infinite."""
+    theirs = cp.power(cp.square(cp.Variable()) - 1.0, 3)
+    assert theirs.is_convex()
+    ours = ex.power(ex.square(ex.Variable()) - 1.0, 3)
+    assert not ours.is_convex()
+    left, middle, right = (float(ours.value(x)) for x in (-2.0, 0.0, 2.0))
+    assert middle > (left + right) / 2

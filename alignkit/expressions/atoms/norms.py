@@ -235,7 +235,8 @@ def p_norm(xp: Any, values: Array, p: float, axes: tuple[int, ...]) -> Array:
     scale = xp.where(nonzero, peak, xp.ones_like(peak))
     ratio = values / scale
     total = xp.sum(ratio * ratio if p == 2.0 else xp.abs(ratio) ** p, axis=axes)
-    positive = xp.reshape(peak, total.shape) > 0.0
+    # Not `> 0`: a NaN stays one.
+    positive = xp.reshape(peak, total.shape) != 0.0
     safe = xp.where(positive, total, xp.ones_like(total))
     root = (xp.sqrt(safe) if p == 2.0 else safe ** (1.0 / p)) * xp.reshape(scale, total.shape)
     return xp.where(positive, root, xp.zeros_like(root))

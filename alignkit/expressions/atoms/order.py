@@ -127,7 +127,8 @@ class LogSumExp(Selecting):
         return logsumexp(xp, values[0], axes) if axes else values[0]
 
     def _slope(self, xp: Any, value: Array, result: Array) -> Array:
-        return xp.exp(value - result)
+        # 0 where the sum has overflowed, so that a slope of 0 further up stays 0.
+        return xp.where(xp.isfinite(result), xp.exp(value - result), xp.zeros_like(value))
 
     def conjugate(self, dual: Array) -> Array:
         """The negative entropy Σ y log y, on the simplex."""
