@@ -1,4 +1,4 @@
-"""The command line: `alignkit demo` and `alignkit backends`."""
+"""The command line: `alignkit demo`, `alignkit backends` and `alignkit atoms`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import alignkit as ak
 from alignkit.errors import AlignkitError
+from alignkit.expressions import ENTRIES
 from alignkit.report.plots import sample_figure
 
 __all__ = ["main"]
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         description="List every backend registered in the entry-point group alignkit.backends.",
     )
     backends.set_defaults(run=_backends)
+    atoms = commands.add_parser(
+        "atoms",
+        help="list the atoms and affine operations of the modelling language",
+        description="List every atom and affine operation, with its curvature for affine arguments and its formula.",
+    )
+    atoms.set_defaults(run=_atoms)
     return parser
 
 
@@ -88,3 +95,8 @@ def _backends(options: argparse.Namespace) -> None:
     for status in ak.installed_backends():
         mark = "available" if status.available else "unavailable"
         print(f"{status.name:<12} {mark:<12} {status.reason}  [{status.distribution}]")
+
+
+def _atoms(options: argparse.Namespace) -> None:
+    for row in ENTRIES:
+        print(f"{row.name:<20} {row.kind:<8} {row.formula}")
