@@ -55,7 +55,7 @@ def tree_lines(expression: Expression, violations: Sequence[Violation] = (), lon
     for violation in violations:
         marks.setdefault(id(violation.node), []).append(violation.reason)
     shown = _shown(lines, marks, longest)
-    texts = [f"  {'':<{_COLUMN}} {'curvature':<10}{'sign':<13}as it grows, the line above is"]
+    texts = [f"  {'':<{_COLUMN}}  {'curvature':<10}{'sign':<13}as it grows, the line above is"]
     left_out = 0
     for position, line in enumerate(lines):
         if position not in shown:
@@ -116,9 +116,9 @@ def _shown(lines: Sequence[_Line], marks: dict[int, list[str]], longest: int) ->
 def _row(line: _Line) -> str:
     text = f"{line.branch}{brief(line.node, max(_SHORTEST, _COLUMN - len(line.branch)))}"
     if line.again:
-        return f"  {text:<{_COLUMN}} as above"
+        return f"  {text:<{_COLUMN}}  as above"
     sign = "" if line.node.sign is Sign.UNKNOWN else str(line.node.sign)
-    return f"  {text:<{_COLUMN}} {line.node.curvature!s:<10}{sign:<13}{line.moves}".rstrip()
+    return f"  {text:<{_COLUMN}}  {line.node.curvature!s:<10}{sign:<13}{line.moves}".rstrip()
 
 
 def _left_out(count: int) -> list[str]:

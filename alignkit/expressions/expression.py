@@ -200,8 +200,9 @@ class Expression(ABC):
 
     def _settled(self, memo: str, method: str, stop: Callable[[Expression], bool] | None = None) -> Any:
         if memo not in self.__dict__:
-            # Settle sub-expressions first, so that deep sums do not exhaust Python's stack.
-            for node in topological(self, stop):
+            # Settle sub-expressions first, so that deep sums do not exhaust Python's stack; nothing is unsettled below
+            # what is settled, and looking there again at every node would take time quadratic in the depth.
+            for node in topological(self, lambda one: memo in one.__dict__ or (stop is not None and stop(one))):
                 if memo not in node.__dict__:
                     node.__dict__[memo] = getattr(node, method)()
         return self.__dict__[memo]
