@@ -105,8 +105,16 @@ def _lower_pnorm(cp: Any, atom: Any, rows: Any, constraints: list[Any]) -> Any:
 
 
 def _lower_geo_mean(cp: Any, atom: Any, rows: Any, constraints: list[Any]) -> Any:
-    uniform = bool((atom.weights == atom.weights[0]).all())
-    return cp.geo_mean(rows, None if uniform else atom.weights, axis=1, approx=uniform)
+    weights = atom.weights
+    if (weights == weights[0]).all():
+        return cp.geo_mean(rows, axis=1)
+    # One entry more at a time, as Clarabel's cone for all at once stops at failed assertions.
+    mean, total = rows[:, 0], weights[0]
+    for place in range(1, len(weights)):
+        longer, total = cp.Variable(rows.shape[0]), total + weights[place]
+        constraints.append(cp.PowCone3D(mean, rows[:, place], longer, 1.0 - weights[place] / total))
+        mean = longer
+    return mean
 
 
 def _lower_sigma_max(cp: Any, atom: Any, args: list[Any], constraints: list[Any]) -> Any:

@@ -9,9 +9,11 @@ A poor y makes the bound loose, never wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from alignkit.contracts import Floats
 from alignkit.expressions import Atom
@@ -24,8 +26,29 @@ __all__ = ["MINORANTS", "Bound", "minorant"]
 
 #: Slopes and constants of an affine minorant, row by row.
 Bound = tuple[Floats, Floats]
-#: From (atom, weights (n, size), values and slopes of each argument (n, m)) to the slopes used and the constants (n,).
-Rule = Callable[[Any, Floats, list[Floats], list[Floats]], tuple[list[Floats], Floats]]
+#: A function of every entry.
+Map = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Hint:
+    """What the solver says of an atom: where to look for a minorant, not what to believe.
+
+    Arguments:
+        slopes: of each argument, (n, m).
+        weights: of the atom's entries, (n, size); slopes are in proportion to them.
+    """
+
+    slopes: list[Floats]
+    weights: Floats
+
+    def mirrored(self) -> Hint:
+        """The same for the atom's negative at minus its arguments."""
+        return Hint([-slope for slope in self.slopes], self.weights)
+
+
+#: From (atom, weights (n, size), values of each argument (n, m), hint) to the slopes used and the constants (n,).
+Rule = Callable[[Any, Floats, list[Floats], Hint], tuple[list[Floats], Floats]]
 
 #: Rounding of a tangent's constant, relative to the numbers it is a difference of.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
@@ -33,7 +56,7 @@ _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _INSIDE = 1e-6
 
 
-def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats]) -> Bound:
+def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats], claimed: Floats | None = None) -> Bound:
     """Bound ±⟨weights, node(z)⟩ from below by an affine function of z, row by row; + for convex nodes, − for concave.
 
     Arguments:
@@ -41,23 +64,26 @@ def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats]) -
         weights: (n, node.atom.size), nonnegative.
         points: z, (n, k), where the bound should be tight.
         duals: for each link the solver's slopes, (n, m).
+        claimed: the solver's own weights, where they differ from `weights`.
 
     Returns:
         slopes p, (n, k), and constants κ, (n,): the sum is at least ⟨p, z⟩ + κ for every z.
     """
     values = [_value(link, points) for link in node.links]
     # A slope of the wrong sign would ask for a majorant of a convex argument.
-    hints = [_signed(link, duals[link.index]) for link in node.links]
-    slopes, constants = MINORANTS[type(node.atom)](node.atom, weights, values, hints)
+    hint = Hint([_signed(link, duals[link.index]) for link in node.links], weights if claimed is None else claimed)
+    slopes, constants = MINORANTS[type(node.atom)](node.atom, weights, values, hint)
     linear = np.zeros_like(points)
-    for link, slope in zip(node.links, slopes, strict=True):
+    for link, slope, guess in zip(node.links, slopes, hint.slopes, strict=True):
         step, shift = link.moved(slope)
         linear = linear + step
         constants = constants + shift
         for factor, inner in link.nested:
-            carried = slope if factor is None else np.asarray(slope @ factor)
-            inward = carried if inner.is_convex else -carried
-            step, shift = minorant(inner, np.maximum(inward, 0.0), points, duals)
+            inward, guessed = (
+                (1.0 if inner.is_convex else -1.0) * (one if factor is None else np.asarray(one @ factor))
+                for one in (slope, guess)
+            )
+            step, shift = minorant(inner, np.maximum(inward, 0.0), points, duals, np.maximum(guessed, 0.0))
             # Disciplined convexity makes `inward` nonnegative; should rounding break that, the row has no bound.
             shift = np.where((inward < 0.0).any(axis=1), -np.inf, shift)
             linear, constants = linear + step, constants + shift
@@ -82,17 +108,18 @@ def _signed(link: Link, slopes: Floats) -> Floats:
 # ---- the two rules for most atoms
 
 
-def _tangent(atom: Atom, weights: Floats, values: list[Floats], _slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+def _tangent(atom: Atom, weights: Floats, values: list[Floats], _hint: Hint) -> tuple[list[Floats], Floats]:
     """The tangent at the values; where they are outside the domain or on its edge, at a point inside."""
     sign, rows = 1.0 if atom.is_atom_convex else -1.0, len(weights)
+    xp = array_namespace(weights)
     points = [value.reshape(rows, *arg.shape) for value, arg in zip(values, atom.args, strict=True)]
     for place, bound, _ in atom._domain():
         inside = bound + _INSIDE * (1.0 + np.abs(points[place] - bound))
         points[place] = np.where(points[place] > bound, points[place], inside)
     with np.errstate(all="ignore"):
-        found = atom._numeric(np, points)
+        found = atom._numeric(xp, points)
         weighted = sign * weights.reshape(rows, *atom.shape)
-        pulled = atom._pullback(np, points, found, weighted)
+        pulled = atom._pullback(xp, points, found, weighted)
         slopes = [slope.reshape(rows, -1) for slope in pulled]
         products = [slope * point.reshape(rows, -1) for slope, point in zip(slopes, points, strict=True)]
         level = np.where(weighted != 0.0, weighted * found, 0.0).reshape(rows, -1)
@@ -101,33 +128,36 @@ def _tangent(atom: Atom, weights: Floats, values: list[Floats], _slopes: list[Fl
     return slopes, constants - _ROUNDING * size
 
 
-def _fenchel(atom: Atom, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+def _fenchel(atom: Atom, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
     """The solver's slopes, moved into the domain of φ*, for a convex atom of one argument that knows its conjugate."""
     if not isinstance(atom, Reduction):
-        shares = _per_weight(slopes[0], weights)
-        dual = atom.project_dual(shares.reshape(len(weights), *atom.args[0].shape)).reshape(shares.shape)
-        level = atom.conjugate(dual.reshape(len(weights), *atom.args[0].shape)).reshape(shares.shape)
-        return [weights * dual], -np.sum(weights * level, axis=1)
+        return _entrywise(weights, hint, atom.project_dual, atom.conjugate)
     members = groups(atom)
     whole = atom if atom.axis is None else atom.of_group()
-    grouped = weights[:, :, None]
-    shares = _per_weight(slopes[0][:, members], grouped)
+    shares = hint.slopes[0][:, members] / _safe(hint.weights)[:, :, None]
     dual = whole.project_dual(shares.reshape(-1, *whole.args[0].shape))
     level = whole.conjugate(dual).reshape(weights.shape)
     result = np.empty(values[0].shape)
-    result[:, members] = grouped * dual.reshape(shares.shape)
+    result[:, members] = weights[:, :, None] * dual.reshape(shares.shape)
     return [result], -np.sum(weights * level, axis=1)
 
 
-def _per_weight(slopes: Floats, weights: Floats) -> Floats:
-    return slopes / np.where(weights > 0.0, weights, 1.0)
+def _entrywise(weights: Floats, hint: Hint, project: Map, conjugate: Map) -> tuple[list[Floats], Floats]:
+    dual = project(hint.slopes[0] / _safe(hint.weights))
+    with np.errstate(over="ignore", invalid="ignore"):
+        level = np.where(weights > 0.0, weights * conjugate(dual), 0.0)
+    return [weights * dual], -np.sum(level, axis=1)
+
+
+def _safe(weights: Floats) -> Floats:
+    return np.where(weights > 0.0, weights, 1.0)
 
 
 def _mirrored(convex: Callable[[Any], Atom]) -> Rule:
     """The rule for −ψ(−a), concave, from the convex ψ."""
 
-    def apply(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-        found, constants = _fenchel(convex(atom), weights, values, [-slope for slope in slopes])
+    def apply(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
+        found, constants = _fenchel(convex(atom), weights, values, hint.mirrored())
         return [-slope for slope in found], constants
 
     return apply
@@ -136,48 +166,70 @@ def _mirrored(convex: Callable[[Any], Atom]) -> Rule:
 # ---- atoms of several arguments, and of pieces
 
 
-def _maximum(_atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    stacked = np.stack(slopes, axis=-1)
-    shares = norms.project_simplex(_per_weight(stacked, weights[..., None]).reshape(-1, len(slopes)))
+def _maximum(_atom: Any, weights: Floats, _values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
+    stacked = np.stack(hint.slopes, axis=-1)
+    shares = norms.project_simplex((stacked / _safe(hint.weights)[..., None]).reshape(-1, len(hint.slopes)))
     return list(np.moveaxis(weights[..., None] * shares.reshape(stacked.shape), -1, 0)), np.zeros(len(weights))
 
 
-def _minimum(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    found, constants = _maximum(atom, weights, values, [-slope for slope in slopes])
+def _minimum(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
+    found, constants = _maximum(atom, weights, values, hint.mirrored())
     return [-slope for slope in found], constants
 
 
-def _pieces(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+def _pieces(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
     linear = pieces(atom)
     if not atom.is_atom_convex:
         linear = lipschitz.PiecewiseLinear(linear.args[0], linear.breakpoints, -linear.values)
-    return _fenchel(linear, weights, values, slopes)
+    return _fenchel(linear, weights, values, hint)
 
 
-def _geo_mean(atom: Any, weights: Floats, _values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
+def _geo_mean(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
     """⟨u, a⟩ ≥ Π a_i^w_i for all a ≥ 0 exactly where Π (u_i/w_i)^w_i ≥ 1: the weighted means of u_i·a_i/w_i."""
     members = groups(atom)
-    upward = np.maximum(_per_weight(-slopes[0][:, members], weights[:, :, None]), np.finfo(np.float64).tiny)
+    shares = -hint.slopes[0][:, members] / _safe(hint.weights)[:, :, None]
+    upward = np.maximum(shares, np.finfo(np.float64).tiny)
     mean = np.exp(np.sum(atom.weights * np.log(upward / atom.weights), axis=-1, keepdims=True))
     upward = upward / np.minimum(mean, 1.0)
-    result = np.empty(slopes[0].shape)
+    result = np.empty(values[0].shape)
     result[:, members] = -weights[:, :, None] * upward
     return [result], np.zeros(len(weights))
 
 
-def _quad_over_lin(
-    _atom: Any, weights: Floats, _values: list[Floats], slopes: list[Floats]
-) -> tuple[list[Floats], Floats]:
+def _quad_over_lin(_atom: Any, weights: Floats, _values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
     """⟨s, x⟩ + ty ≤ Σ x²/y for all x and y > 0 exactly where t ≤ −‖s‖²/4."""
-    along, divisor = _per_weight(slopes[0], weights), _per_weight(slopes[1], weights)
+    along, divisor = (slope / _safe(hint.weights) for slope in hint.slopes)
     divisor = np.minimum(divisor, -np.sum(along**2, axis=1, keepdims=True) / 4.0)
     return [weights * along, weights * divisor], np.zeros(len(weights))
 
 
-def _powered(atom: Any, weights: Floats, values: list[Floats], slopes: list[Floats]) -> tuple[list[Floats], Floats]:
-    # At the edge of the domain of an odd or fractional power the slope is any number below 0, not that of the tangent.
-    has_edge = atom.p > 1.0 and not atom.is_even
-    return (_fenchel if has_edge else _tangent)(atom, weights, values, slopes)
+# ---- concave atoms whose domain has an edge, where the slope is large: φ* of φ = −atom
+
+
+def _edged(conjugate: Callable[[Any, Floats], Floats]) -> Rule:
+    """The rule for an increasing concave function of a number, from (atom, y) to φ*(y) for y < 0."""
+
+    def apply(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
+        (beside,), _ = _tangent(atom, np.ones_like(weights), values, hint)
+        # A slope that is no slope gives way to that at the solver's point.
+        return _entrywise(
+            weights, hint, lambda dual: np.where(dual < 0.0, dual, beside), lambda dual: conjugate(atom, dual)
+        )
+
+    return apply
+
+
+def _conjugate_of_root(atom: Any, dual: Floats) -> Floats:
+    return (1.0 - atom.p) * (-atom.p / dual) ** (atom.p / (1.0 - atom.p))
+
+
+def _powered(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
+    rule = _tangent if atom.is_even else _edged(_conjugate_of_root) if atom.is_atom_concave else _fenchel
+    return rule(atom, weights, values, hint)
+
+
+def _entr(_atom: Any, weights: Floats, _values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
+    return _entrywise(weights, hint, lambda dual: dual, lambda dual: np.exp(dual - 1.0))
 
 
 #: From an atom's class to the rule that bounds it.
@@ -189,12 +241,12 @@ MINORANTS: dict[type[Atom], Rule] = {
     elementwise.Huber: _tangent,
     exponential.Exp: _tangent,
     exponential.Logistic: _tangent,
-    exponential.Log: _tangent,
-    exponential.Log1p: _tangent,
-    exponential.Entr: _tangent,
+    exponential.Log: _edged(lambda atom, dual: -1.0 - np.log(-dual)),
+    exponential.Log1p: _edged(lambda atom, dual: -1.0 - np.log(-dual) - dual),
+    exponential.Entr: _entr,
     powers.Power: _powered,
-    powers.Sqrt: _tangent,
-    powers.InvPos: _tangent,
+    powers.Sqrt: _powered,
+    powers.InvPos: _powered,
     powers.GeoMean: _geo_mean,
     norms.Norm1: _fenchel,
     norms.Norm2: _fenchel,

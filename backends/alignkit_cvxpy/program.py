@@ -104,6 +104,7 @@ class BlockProgram:
         tree = block.tree
         self._cp, self._first, self._fixed = cp, block, fixed
         self._rows = len(block.points)
+        self._is_intact = True
         self._slots: list[tuple[Any, Callable[[Block], Any]]] = []
         self._constraints: list[Any] = [None] * len(tree.links)
         self._margin = self._slot((), lambda now: now.margin, nonneg=True)
@@ -121,7 +122,8 @@ class BlockProgram:
         """Solve by Clarabel, for a block of as many rows, and of the same form."""
         for parameter, read in self._slots:
             parameter.value = read(block)
-        cp = self._cp
+        cp, intact = self._cp, self._is_intact
+        self._is_intact = True
         # All of them every time: cvxpy updates a cached solver, which keeps the settings it is not told.
         settings = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), block.accuracy)
         settings |= dict.fromkeys(("tol_infeas_abs", "tol_infeas_rel"), block.doubt)
@@ -129,8 +131,16 @@ class BlockProgram:
             with warnings.catch_warnings():
                 # Accuracy is judged by the certificate, not by the solver's own opinion.
                 warnings.simplefilter("ignore", UserWarning)
-                self.problem.solve(solver=cp.CLARABEL, ignore_dpp=False, accept_unknown=True, **settings)
+                self.problem.solve(
+                    solver=cp.CLARABEL, ignore_dpp=False, accept_unknown=True, warm_start=intact, **settings
+                )
         except cp.error.SolverError as error:
+            return self.no_answer(block, str(error))
+        except BaseException as error:
+            # A failed assertion of Clarabel's is a Rust panic, no Exception, and leaves the cached solver half done.
+            if type(error).__name__ != "PanicException":
+                raise
+            self._is_intact = False
             return self.no_answer(block, str(error))
         status = str(self.problem.status)
         if self._step.value is None or not np.isfinite(self._step.value).all():

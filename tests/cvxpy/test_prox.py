@@ -130,6 +130,18 @@ def test_every_row_is_certified_and_nothing_nearby_is_better(name):
             assert (objective(problem, points, other) <= best + solution.gap + 1e-12).all()
 
 
+@pytest.mark.parametrize("name", [name for name, (f, _) in REWARDS.items() if f.domain])
+def test_rows_far_outside_the_domain_are_moved_into_it_and_certified(name):
+    f, _ = REWARDS[name]
+    problem = ProxProblem(f, 100.0, K, 4)
+    points = -30.0 * np.abs(RNG.standard_normal((4, K)))
+    solution = CvxpyProxSolver().open(problem).solve(points)
+    assert np.isfinite(f.value(solution.maximiser)).all()
+    best = objective(problem, points, solution.maximiser)
+    assert not solution.unfinished.any()
+    assert (solution.gap <= 1e-6 * np.maximum(1.0, np.abs(best))).all()
+
+
 @pytest.mark.parametrize("name", REWARDS)
 def test_minorants_hold_for_any_duals_whatsoever(name):
     """The bound must not depend on the solver being right: feed it noise."""
@@ -245,6 +257,32 @@ class Failing:
 
     def solve(self, block):
         return self.program.no_answer(block, self.error)
+
+
+def test_a_panic_of_the_solver_is_a_failed_block_and_no_more(monkeypatch):
+    class PanicException(BaseException):
+        """As pyo3 raises it: no Exception."""
+
+    problem = problem_of("norm1", 8)
+    session = CvxpyProxSolver().open(problem)
+    points = RNG.standard_normal((8, K))
+    session.solve(points)
+    program = session._programs[8].problem
+    calls = []
+
+    def solve(**options):
+        calls.append(options["warm_start"])
+        if len(calls) == 1:
+            raise PanicException("assertion failed")
+        return cp.Problem.solve(program, **options)
+
+    monkeypatch.setattr(program, "solve", solve)
+    assert not session.solve(points).unfinished.any()
+    # What the panic left behind is not used again.
+    assert calls == [True, False]
+    monkeypatch.setattr(program, "solve", lambda **options: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        session.solve(points)
 
 
 def test_a_failed_block_is_solved_again_row_by_row():
