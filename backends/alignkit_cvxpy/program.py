@@ -110,7 +110,7 @@ class BlockProgram:
         self._margin = self._slot((), lambda now: now.margin, nonneg=True)
         self._step = cp.Variable((self._rows, tree.dimension))
         objective = sum(cp.sum_squares(self._penalised(place)) for place in range(len(block.penalty.factors)))
-        if tree.moves or block.gradient.any() or not fixed:
+        if not fixed or block.gradient.any():
             gradient = self._slot(block.points.shape, lambda now: now.gradient)
             objective -= cp.sum(cp.multiply(gradient, self._step))
         for place in range(len(tree.terms)):
