@@ -376,6 +376,7 @@ def _centred(atom: Expression, leaves: _Leaves) -> tuple[Expression, Expression 
     kept = tuple(1 if axis in gone else length for axis, length in enumerate(arg.shape))
     centred = arg - reshape(shift, kept)
     leaves.scales[id(centred)] = _row_scale(shift)
+    leaves.names[id(centred)] = f"{arg}, less their mean,"
     return folded(atom.with_args((centred,))), shift if rate == 1.0 else rate * shift
 
 
@@ -451,6 +452,7 @@ class _Leaves:
     rows: int = 0
     made: list[_Leaf] = field(default_factory=list)
     scales: dict[int, float] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # of leaves that the user did not write
     _done: dict[int, Expression] = field(default_factory=dict)
     _alive: list[Expression] = field(default_factory=list)  # identities stay unique while their owners live
 
@@ -488,19 +490,20 @@ class _Leaves:
         for leaf in self.made:
             part = slice(start, start + leaf.expression.size)
             start = part.stop
+            name = self.names.get(id(leaf.expression), str(leaf.expression))
             zero = int(space.zero[part].sum())
             dependent = leaf.expression.size - zero - int(space.pivot[part].sum())
             if zero:
-                notes.append(f"{zero} of {leaf.expression.size} rows of {leaf.expression} are zero, up to rounding")
+                notes.append(f"{zero} of {leaf.expression.size} rows of {name} are zero, up to rounding")
             if dependent:
                 notes.append(
-                    f"{dependent} of {leaf.expression.size} rows of {leaf.expression} lie in the span of other rows, "
+                    f"{dependent} of {leaf.expression.size} rows of {name} lie in the span of other rows, "
                     f"to a relative distance of {space.tolerance:g}"
                 )
             norms = space.norms[part][~space.zero[part]]
             if norms.size and norms.max() > SCALES * norms.min():
                 notes.append(
-                    f"the rows of {leaf.expression} differ in length by a factor of {norms.max() / norms.min():.1e}; "
+                    f"the rows of {name} differ in length by a factor of {norms.max() / norms.min():.1e}; "
                     "each was normalised before the rank was decided"
                 )
         return tuple(notes)

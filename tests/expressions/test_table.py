@@ -1,4 +1,4 @@
-"""The table of atoms is complete: classes, exports, documentation and backends hold to it, and each row keeps its word."""
+"""The table of atoms is complete: classes, exports, documentation and backends hold to it; each row keeps its word."""
 
 from __future__ import annotations
 
