@@ -10,11 +10,12 @@ import pytest
 
 import alignkit
 import alignkit_cvxpy
+import alignkit_pyomo
 import alignkit_torch
 
 MODULES = sorted(
     module.name
-    for package in (alignkit, alignkit_cvxpy, alignkit_torch)
+    for package in (alignkit, alignkit_cvxpy, alignkit_pyomo, alignkit_torch)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     if not module.name.endswith("__main__")
 )

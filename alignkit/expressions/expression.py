@@ -367,6 +367,24 @@ class Expression(ABC):
     def __repr__(self) -> str:
         return f"Expression({self.curvature.name}, {self.sign.name}, {self.shape}, {self})"
 
+    def to_latex(self) -> str:
+        """The expression in LaTeX, for mathematics mode: constants as letters over their shape, vectors as columns.
+
+        Returns:
+            The formula, without dollar signs; what is too long is left out where three dots stand.
+
+        Example:
+            >>> from alignkit.expressions import Variable, sum_squares
+            >>> print(sum_squares(Variable(2) - [1.0, 2.0]).to_latex())
+            \\left\\|x - \\underset{2}{a}\\right\\|_{2}^{2}
+        """
+        from alignkit.expressions.latex import latex
+
+        return latex(self)
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.to_latex()}$"
+
     # ---- operators
 
     def __add__(self, other: Any) -> Expression:
