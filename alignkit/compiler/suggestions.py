@@ -84,10 +84,13 @@ class Suggestion:
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
+    """A change to try; the opposite of a reward is worth trying however many summands it has."""
+
     change: str
     reward: Expression
     closeness: Closeness
     touched: int
+    is_opposite: bool = False
 
 
 def is_searchable(diagnosis: Diagnosis) -> bool:
@@ -115,19 +118,22 @@ def suggest(diagnosis: Diagnosis, base: BaseLaw, judge: Judge, *, tractable: boo
     found: list[Suggestion] = []
     # The fewest summands that had to change so far, to be solved and to be tractable at all.
     fewest = {True: math.inf, False: math.inf}
-    whole = len(diagnosis.summands.terms)
+    opposite: list[Suggestion] = []
     for candidate in itertools.islice(_candidates(diagnosis, base), _TRIALS):
-        if candidate.touched > fewest[True] and candidate.touched < whole:
+        if candidate.touched > fewest[True] and not candidate.is_opposite:
             continue
         judgement = judge(candidate.reward, candidate.closeness)
         if judgement is None or (tractable and judgement.backend is None):
             continue
         suggestion = Suggestion(candidate.change, candidate.reward, candidate.closeness, candidate.touched, judgement)
+        if candidate.is_opposite:
+            opposite.append(suggestion)
+            continue
         found.append(suggestion)
         if candidate.touched:
             fewest[suggestion.is_served] = min(fewest[suggestion.is_served], candidate.touched)
-    kept = [one for one in found if one.touched <= fewest[one.is_served] or one.touched == whole]
-    return tuple(sorted(kept, key=lambda one: (one.touched, not one.is_served))[:_SHOWN])
+    kept = [one for one in found if one.touched <= fewest[one.is_served]]
+    return tuple(sorted([*kept, *opposite], key=lambda one: (one.touched, not one.is_served))[:_SHOWN])
 
 
 def _candidates(diagnosis: Diagnosis, base: BaseLaw) -> Iterator[_Candidate]:
@@ -135,14 +141,11 @@ def _candidates(diagnosis: Diagnosis, base: BaseLaw) -> Iterator[_Candidate]:
     reward, closeness = diagnosis.reward, diagnosis.closeness
     yield from _other_closeness(diagnosis)
     terms = diagnosis.summands.terms
-    flip = f"Flip the sign of the reward, if you meant the opposite: {brief(-reward)}"
+    change = f"Flip the sign of the reward, if you meant the opposite: {brief(-reward)}"
+    yield _Candidate(change, -reward, closeness, len(terms), is_opposite=True)
     bent = [position for position, term in enumerate(terms) if not term.is_affine()]
-    if len(bent) > 1:
-        yield _Candidate(flip, -reward, closeness, len(terms))
     for chosen in _subsets(diagnosis, bent):
         yield from _changed(diagnosis, base, chosen)
-    if len(bent) <= 1:
-        yield _Candidate(flip, -reward, closeness, len(terms))
 
 
 def _other_closeness(diagnosis: Diagnosis) -> Iterator[_Candidate]:
@@ -215,13 +218,16 @@ def _changed(diagnosis: Diagnosis, base: BaseLaw, chosen: tuple[int, ...]) -> It
 
 def _bent_part(diagnosis: Diagnosis, chosen: list[Expression]) -> tuple[Expression | None, list[Expression]]:
     """What of some summands is bent the wrong way, and the rest of them; None where that cannot be told."""
-    parts = Summands(tuple(chosen))
-    if not parts.is_difference_of_convex:
+    each = [Summands((term,)) for term in chosen]
+    wants_convex = diagnosis.wanted is Curvature.CONVEX
+    wrong = [(one.concave_part if wants_convex else one.convex_part) is not None for one in each]
+    # A tangent to only some of them would be the change of a smaller set.
+    if any(wrong) != all(wrong) or not all(one.is_difference_of_convex for one in each):
         return None, []
-    convex, concave = parts.convex_part, parts.concave_part
-    bent, other = (concave, convex) if diagnosis.wanted is Curvature.CONVEX else (convex, concave)
+    parts = Summands(tuple(chosen))
+    bent, other = (parts.concave_part, parts.convex_part) if wants_convex else (parts.convex_part, parts.concave_part)
     if bent is None:
-        # Bent the right way: straight, it may still lower the dimension.
+        # Bent the right way, but straight it may lower the dimension.
         bent, other = other, None
     return bent, [part for part in (other, parts.affine_part) if part is not None]
 
