@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from alignkit.citations import Citation
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
 from alignkit.errors import StaleFitError, UnboundedTransportError
 from alignkit.expressions.splitting import split
@@ -48,6 +49,24 @@ _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 #: λ must exceed λ_max(H) by this, relative to λ.
 _MARGIN = 1e-10
 
+_PAPERS = (
+    Citation(
+        key="diamond_boyd_2016",
+        title="CVXPY: a Python-embedded modeling language for convex optimization",
+        year=2016,
+        authors=("S. Diamond", "S. Boyd"),
+        venue="Journal of Machine Learning Research 17(83), 1–5",
+        kind="article",
+    ),
+    Citation(
+        key="goulart_chen_2024",
+        title="Clarabel: an interior-point solver for conic programs with quadratic objectives",
+        year=2024,
+        authors=("P. J. Goulart", "Y. Chen"),
+        arxiv="2405.12762",
+    ),
+)
+
 
 class CvxpyProxSolver:
     """Proximal maps of any concave f that is DCP, by Clarabel, with a rigorous gap for every row.
@@ -76,7 +95,7 @@ class CvxpyProxSolver:
         products = sum(link.size * tree.dimension * min(link.size, tree.dimension) for link in tree.links)
         seconds += problem.rows * (_entries(tree) * _SECONDS_PER_ENTRY + products * _SECONDS_PER_PRODUCT)
         guarantee = Guarantee.CERTIFIED if certified else Guarantee.HEURISTIC
-        return Bid(self.name, f"Clarabel, {block} rows at a time", guarantee, float(seconds))
+        return Bid(self.name, f"Clarabel, {block} rows at a time", guarantee, float(seconds), citations=_PAPERS)
 
     def open(self, problem: ProxProblem) -> ProxSession:
         """Build the tree of the reward; cvxpy compiles at the first batch.

@@ -228,6 +228,10 @@ class TestCite:
         base = ak.base.Denoiser(BASE.denoise, (D,), sigma_min=0.01, sigma_max=50.0, tail="bounded")
         assert "arXiv 2211.01095" in ak.Problem(ak.sum(X), base, KL).cite()
 
+    def test_the_solver_s_papers_are_the_backend_s(self):
+        text = ak.Problem(-ak.norm2(B @ X), BASE, W).cite()
+        assert "CVXPY" in text and "Clarabel" in text
+
     def test_bibtex_is_well_formed(self):
         text = ak.Problem(-ak.norm1(X), BASE, W).cite(style="bibtex")
         entries = text.split("\n\n")
