@@ -186,14 +186,15 @@ class _Bench:
         return answer.reason if isinstance(answer, Refusal) else None
 
     def session(self, example: ProxExample) -> ProxSession:
-        if example not in self._opened:
-            self._opened[example] = self.solver.open(self.problem(example))
+        """A session that has solved the example's own rows."""
+        self.solution(example)
         return self._opened[example]
 
     def solution(self, example: ProxExample) -> ProxSolution:
-        """The answer to the example's own rows, in a session that has solved nothing before."""
+        """The answer to the example's own rows, in a session that had solved nothing before."""
         if example not in self._solved:
-            self._solved[example] = _answer(self.session(example), example.points)
+            self._opened[example] = self.solver.open(self.problem(example))
+            self._solved[example] = _answer(self._opened[example], example.points)
         return self._solved[example]
 
 
@@ -204,11 +205,11 @@ def _answer(session: ProxSession, points: Floats, progress: Any = None) -> ProxS
         isinstance(solution, ProxSolution),
         f"solve returned a {type(solution).__name__}, not an alignkit.contracts.ProxSolution",
     )
-    expect_shapes(solution, *points.shape)
+    _expect_shapes(solution, *points.shape)
     return ProxSolution(solution.maximiser.copy(), solution.gap.copy(), solution.unfinished.copy())
 
 
-def expect_shapes(solution: ProxSolution, rows: int, dimension: int) -> None:
+def _expect_shapes(solution: ProxSolution, rows: int, dimension: int) -> None:
     """Raise a `Breach` unless a solution has the shapes and types of n rows in k dimensions."""
     for name, wanted, kind in (
         ("maximiser", (rows, dimension), "float64"),
@@ -493,8 +494,9 @@ def _parameters_in(bench: _Bench, dimension: int) -> str | None:
     points = np.linspace(-3.0, 3.0, 4 * dimension).reshape(4, dimension)
 
     def soft_threshold(v: Floats, weight: float) -> Floats:
-        away = v - centre.value()
-        return centre.value() + np.sign(away) * np.maximum(np.abs(away) - 1.0 / weight, 0.0)
+        place = np.asarray(centre.value(), dtype=np.float64)
+        result: Floats = place + np.sign(v - place) * np.maximum(np.abs(v - place) - 1.0 / weight, 0.0)
+        return result
 
     reward = -norm1(Variable((dimension,), name="w") - centre)
     kept = None

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from alignkit.base.law import checked_count
 from alignkit.contracts import Floats, ProxProblem
 from alignkit.expressions import (
     Expression,
@@ -101,18 +102,25 @@ class ProxExample:
         Arguments:
             tolerance: the largest relative gap wanted.
             device: as the engine names it.
+
+        Returns:
+            the problem of f over (k,), λ and the number of rows.
         """
         return ProxProblem(self.reward, self.weight, self.dimension, len(self.points), tolerance, device)
 
     def objective(self, z: Floats) -> Floats:
-        """f(z) − (λ/2)‖z − v‖² of each row, (n,); −inf outside the domain of f.
+        """f(z) − (λ/2)‖z − v‖² of each row.
 
         Arguments:
             z: (n, k), a point for each row v.
+
+        Returns:
+            (n,), in units of reward; −inf outside the domain of f.
         """
         with np.errstate(all="ignore"):
             value = np.asarray(self.reward.value(z), dtype=np.float64)
-        return np.where(np.isnan(value), -np.inf, value) - 0.5 * self.weight * np.sum((z - self.points) ** 2, axis=1)
+        penalty: Floats = 0.5 * self.weight * np.sum((z - self.points) ** 2, axis=1)
+        return np.where(np.isnan(value), -np.inf, value) - penalty
 
     @cached_property
     def maximiser(self) -> Floats:
@@ -131,10 +139,13 @@ class ProxExample:
         return self.objective(self.maximiser) if self.is_bounded else np.full(len(self.points), np.inf)
 
     def rounding(self, z: Floats) -> Floats:
-        """A bound on what float64 rounds off the objectives at z and at the maximiser, (n,).
+        """A bound on what float64 rounds off the objectives at z and at the maximiser.
 
         Arguments:
             z: (n, k), a point for each row v.
+
+        Returns:
+            (n,), in units of reward.
         """
         total = np.zeros(len(self.points))
         for at in (z, self.maximiser):
@@ -147,11 +158,25 @@ class ProxExample:
         return _OPERATIONS * _EPS * total
 
     def on_rows(self, points: Floats) -> ProxExample:
-        """The same problem on other rows, (n, k)."""
+        """The same problem on other rows.
+
+        Arguments:
+            points: v, (n, k).
+
+        Returns:
+            the example, its known optimum computed for these rows.
+        """
         return replace(self, points=points)
 
     def with_weight(self, weight: float) -> ProxExample:
-        """The same rows and reward with another λ ≥ the example's own."""
+        """The same rows and reward with another weight.
+
+        Arguments:
+            weight: λ, at least the example's own.
+
+        Returns:
+            the example, its known optimum computed for this λ.
+        """
         return replace(self, weight=weight)
 
 
@@ -162,11 +187,18 @@ def prox_examples(*, rows: int = 12, seed: int = 0) -> tuple[ProxExample, ...]:
         rows: how many rows v each has.
         seed: fixes the rows and the coefficients.
 
+    Returns:
+        the problems, rows (n, k) each; those that have no maximum say so.
+
+    Raises:
+        ParameterError: less than one row.
+
     Example:
         >>> [example.name for example in prox_examples() if not example.is_bounded]
         ['unbounded square', 'unbounded along one axis', 'unbounded at every weight']
     """
     rng = np.random.default_rng(seed)
+    rows = checked_count(rows)
     near = (*_on_a_line(rows, rng), *_separable(rows, rng), *_coupled(rows, rng), *_curving_up(rows, rng))
     by_name = {example.name: example for example in near}
     scaled = []
@@ -555,7 +587,7 @@ def _quadratic(hessian: Floats, gradient: Floats) -> Maximiser:
 
     def solve(v: Floats, weight: float) -> Floats:
         matrix = weight * np.eye(len(hessian)) - hessian
-        return np.linalg.solve(matrix, (weight * v + gradient).T).T
+        return np.asarray(np.linalg.solve(matrix, (weight * v + gradient).T).T, dtype=np.float64)
 
     return solve
 
@@ -598,7 +630,8 @@ def _euclidean(matrix: Floats, offset: Floats) -> Maximiser:
             long = np.linalg.norm(coefficients / (values + middle), axis=1, keepdims=True) > 1.0
             low, high = np.where(long, middle, low), np.where(long, high, middle)
         y = (coefficients / (values + high)) @ vectors.T
-        return v - y @ matrix / weight
+        result: Floats = v - y @ matrix / weight
+        return result
 
     return solve
 

@@ -245,11 +245,21 @@ class _Bench:
             self._drawn[example, index] = _flat(x, self.rows, example)
         return self._drawn[example, index]
 
-    def few(self, session: TiltSession, example: TiltExample, index: int = 1, **numbers: int) -> Floats:
+    def few(
+        self,
+        session: TiltSession,
+        example: TiltExample,
+        index: int = 1,
+        *,
+        rows: int = _FEW_ROWS,
+        seed: int | None = None,
+        stage: int = 0,
+        first_row: int = 0,
+    ) -> Floats:
         """A few draws of one tilt, (n, d), on the host."""
         tilt = example.coordinates[index : index + 1].copy()
-        options = {"rows": _FEW_ROWS, "seed": self.seed} | numbers
-        return _flat(session.draw(tilt, **options), options["rows"], example)
+        seed = self.seed if seed is None else seed
+        return _flat(session.draw(tilt, rows, seed=seed, stage=stage, first_row=first_row), rows, example)
 
 
 def _where_taken(
@@ -490,9 +500,9 @@ def _rows(bench: _Bench, example: TiltExample) -> str | None:
     if (mover := bench.mover(example)) is not None:
         start = session.draw(example.coordinates[:1], _FEW_ROWS, seed=bench.seed)
         tilt = example.coordinates[1:2]
-        options = {"sigma": float(example.scale.max()), "nfe": 9, "seed": bench.seed + 1, "stage": 3}
-        moved = _flat(mover.renoise(start, tilt, **options), _FEW_ROWS, example)
-        part = _flat(mover.renoise(start[cut:], tilt, **options, first_row=cut), _FEW_ROWS - cut, example)
+        move = functools.partial(mover.renoise, sigma=float(example.scale.max()), nfe=9, seed=bench.seed + 1, stage=3)
+        moved = _flat(move(start, tilt), _FEW_ROWS, example)
+        part = _flat(move(start[cut:], tilt, first_row=cut), _FEW_ROWS - cut, example)
         _expect_same_rows(part, moved[cut:], example, f"renoised from row {cut} on, they are others")
     return None
 

@@ -43,11 +43,21 @@ class TiltExample:
         Arguments:
             rows: how many draws it is told to expect.
             device: as the engine names it.
+
+        Returns:
+            the program of the tilts (j, m) over the directions (m, d).
         """
         return TiltProgram(self.base, self.directions, self.coordinates, rows, device)
 
     def tilted(self, index: int) -> ExactLaw:
-        """The law of tilt `index`."""
+        """The law of one of the tilts, in closed form.
+
+        Arguments:
+            index: which, from 0 to j − 1.
+
+        Returns:
+            a law of the shape of p.
+        """
         return self.law.tilt(self.coordinates[index] @ self.directions)
 
     @property

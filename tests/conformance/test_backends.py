@@ -16,7 +16,7 @@ CHECKS = {
     **{f"torch-{check}": check for check in prox_checks("torch")},
     **{f"cvxpy-{check}": check for check in prox_checks("cvxpy", examples=SOME)},
     **{f"exact-{check}": check for check in tilt_checks("exact")},
-    **{f"torch-{check}": check for check in tilt_checks("torch", rows=2000)},
+    **{f"torch-{check}": check for check in tilt_checks("torch", rows=1500)},
 }
 
 
