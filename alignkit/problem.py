@@ -183,6 +183,9 @@ class Problem:
         Arguments:
             style: "text", a line for each, or "bibtex".
 
+        Returns:
+            the citations, each once.
+
         Raises:
             ParameterError: another style.
             IntractableError, ImproperTargetError, UnboundedTransportError, BackendUnavailableError,

@@ -121,11 +121,21 @@ class ExactLaw(BaseLaw):
 
         Arguments:
             theta: θ, of the law's shape or flattened, in units of 1/x.
+
+        Returns:
+            a law of the same shape.
         """
 
     @abstractmethod
     def log_partition(self, theta: ArrayLike) -> Floats:
-        """log E_p exp⟨θ, x⟩ for each of j tilts, (j, d) → (j,)."""
+        """log E_p exp⟨θ, x⟩ for each of j tilts.
+
+        Arguments:
+            theta: (j, d), or a single tilt of the law's shape or flattened, in units of 1/x.
+
+        Returns:
+            (j,), float64, in nats.
+        """
 
     @abstractmethod
     def draw_tilted(self, theta: Floats, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:

@@ -59,6 +59,14 @@ class Expression(ABC):
         args: the sub-expressions it is built from.
 
     Expressions compare and hash by identity and are never changed once built.
+
+    Example:
+        >>> from alignkit.expressions import Variable, norm1
+        >>> reward = 2.0 - norm1(Variable(3) - 1.0)
+        >>> reward
+        Expression(CONCAVE, UNKNOWN, (), 2 - norm1(x - 1))
+        >>> reward.lipschitz, reward.range.upper
+        (1.7320508075688772, 2.0)
     """
 
     __array_ufunc__ = None
@@ -427,7 +435,11 @@ class Expression(ABC):
         return operations["power"](self, exponent)
 
     def __rpow__(self, base: Any) -> Expression:
-        raise CurvatureError("** with an expression as the exponent is not defined.", expression=f"{base}**{self}")
+        raise CurvatureError(
+            f"** takes a number as the exponent, and {self} depends on the variable.",
+            expression=f"{base}**{enclosed(self._printed(), CALL)}",
+            ways_out=(f"exp(log({base}) * e) for a positive base",),
+        )
 
     def __getitem__(self, key: Any) -> Expression:
         return operations["index"](self, key)

@@ -122,7 +122,14 @@ class Constant(Expression):
         return is_sparse(self._value)
 
     def like(self, x: Array) -> Array:
-        """The value as (1, *shape), in x's namespace, device and dtype."""
+        """The value beside an array.
+
+        Arguments:
+            x: an array of numpy, torch or jax.
+
+        Returns:
+            (1, *shape), in x's namespace, device and dtype.
+        """
         return self._moved.like(x)[None, ...]
 
     def _own_curvature(self) -> Curvature:
@@ -241,7 +248,17 @@ class Parameter(Expression):
         return self._value
 
     def like(self, x: Array) -> Array:
-        """The present value as (1, *shape), in x's namespace, device and dtype."""
+        """The present value beside an array.
+
+        Arguments:
+            x: an array of numpy, torch or jax.
+
+        Returns:
+            (1, *shape), in x's namespace, device and dtype.
+
+        Raises:
+            ParameterError: there is no value yet.
+        """
         self.dense()
         assert self._moved is not None
         return self._moved.like(x)[None, ...]

@@ -21,7 +21,14 @@ class Cost(ABC):
 
     @abstractmethod
     def of_displacement(self, displacement: Any) -> Any:
-        """h at each row of x − y, (n, d), to (n,), in units of cost."""
+        """h at each row of x − y.
+
+        Arguments:
+            displacement: x − y, (n, d).
+
+        Returns:
+            (n,), in units of cost.
+        """
 
     def value(self, x: Any, y: Any) -> Any:
         """The cost of moving each row of x to the same row of y.
