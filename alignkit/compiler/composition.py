@@ -110,6 +110,7 @@ class Recipe:
         self._shifts: list[tuple[_Weights, Expression]] = []
         #: What is left of f where no variable is in it, but parameters are.
         self._constant: Expression | None = None
+        self._space = _no_rows(self._variable.size, tolerance)
         self.composition = self._compose(dimension_max)
 
     def refresh(self) -> bool:
@@ -161,9 +162,9 @@ class Recipe:
         linear, constant = self._with_shifts(found.linear, found.constant)
         if not leaves.made:
             self._remainder = sum(float(_term(weights, atom).value()) for weights, atom in prepared)
-            self._f, self._space = None, _no_rows(variable.size, self._tolerance)
+            self._f = None
             return self._finish(None, linear, constant + self._remainder)
-        self._space = space = self._factorise()
+        space = self._space = self._factorise()
         if space.subspace.dimension == variable.size:
             return self._compose_whole()
         self._w = w = Variable((space.subspace.dimension,), name="w") if space.subspace.dimension else None
@@ -591,7 +592,7 @@ def _assemble(terms: list[tuple[_Weights, Expression]]) -> tuple[Expression | No
 def _orthogonalise(g: Floats, subspace: Subspace) -> Floats | None:
     """Take the part of g in the row space out of it, in place: that part, as coordinates; None where it is rounding."""
     length = float(np.linalg.norm(g))
-    inside = subspace.project(g)
+    inside: Floats = subspace.project(g)
     if float(np.linalg.norm(inside)) <= NEGLIGIBLE * length:
         return None
     for _ in range(2):

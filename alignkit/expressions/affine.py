@@ -548,7 +548,9 @@ ENTRIES = (
     Entry("-", "affine", "a − b and −a", lambda x: 1.0 - x, (Negate,)),
     Entry("*", "affine", "aᵢ·xᵢ, with numpy's broadcasting", lambda x: 2.0 * x, (Multiply,)),
     Entry("/", "affine", "xᵢ/aᵢ, a without zeros", lambda x: x / 2.0, (Divide,)),
-    Entry("@", "affine", "the matrix product of numpy", lambda x: np.arange(6.0).reshape(3, 2) @ x, (MatMul,)),
+    Entry(
+        "@", "affine", "the matrix product of numpy", lambda x: Constant(np.arange(6.0).reshape(3, 2)) @ x, (MatMul,)
+    ),
     Entry("multiply", "affine", "aᵢ·xᵢ, with numpy's broadcasting", lambda x: multiply(-1.5, x), (), multiply),
     Entry("inner", "affine", "⟨h, x⟩ = Σ hᵢxᵢ over all entries", lambda x: inner(np.ones(x.shape), x), (Inner,), inner),
 )

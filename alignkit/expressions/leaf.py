@@ -210,7 +210,7 @@ class Parameter(Expression):
         return self._value is None
 
     @property
-    def value(self) -> Callable[..., Array]:  # type: ignore[override]
+    def value(self) -> Callable[..., Array]:
         """Call it to read the value, `parameter.value()`; assign to it to change the value."""
         return super().value
 
