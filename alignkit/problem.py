@@ -12,7 +12,7 @@ from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import Recipe
 from alignkit.compiler.diagnosis import Diagnosis
-from alignkit.compiler.explain import explain_refusal
+from alignkit.compiler.explain import Explanation, explain_refusal
 from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_again
 from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.verdicts import Verdict
@@ -143,10 +143,14 @@ class Problem:
             tolerance=_TOLERANCE if tolerance is None else tolerance,
         )
 
-    def explain(self) -> str:
-        """The reward as the compiler sees it, its route, the table of bids and the guarantee; or why there is none."""
+    def explain(self) -> Explanation:
+        """The reward as the compiler sees it, its route, the table of bids and the guarantee; or why there is none.
+
+        Returns:
+            a string; a notebook shows it as a table.
+        """
         try:
-            return str(self.compile())
+            return self.compile().explain()
         except NO_PLAN as error:
             found = self._analysed()
             return explain_refusal(found.diagnosis, found.verdicts, self.base, self.backends(), error)

@@ -34,6 +34,11 @@ class Offer:
     answers: tuple[Bid | Refusal, ...]
 
     @property
+    def title(self) -> str:
+        """The routes by name."""
+        return ", ".join(route.name for route in self.routes)
+
+    @property
     def bids(self) -> tuple[Bid, ...]:
         """The offers among the answers."""
         return tuple(answer for answer in self.answers if isinstance(answer, Bid))
@@ -48,17 +53,28 @@ class Offer:
         """Whether the routes can be taken."""
         return self.request is None or bool(self.bids)
 
-    def lines(self, chosen: Bid | None = None) -> list[str]:
-        """The answers as rows of a table."""
+    def rows(self, chosen: Bid | None = None) -> list[tuple[str, str, str]]:
+        """For each answer the backend's name, what the answer is, and what it says."""
         found = []
         for answer in self.answers:
             if isinstance(answer, Refusal):
-                found.append(f"  {answer.backend:<12} refused: {answer.reason}")
+                found.append((answer.backend, "refused", answer.reason))
             else:
-                mark = "chosen: " if answer is chosen else "bid: "
                 promise = f"{answer.guarantee.name.lower()}; about {seconds(answer.seconds)} per 1,000 rows"
-                found.append(f"  {answer.backend:<12} {mark}{answer.method}; {promise}")
-        return found or ["  none installed offers what is needed"]
+                found.append((answer.backend, "chosen" if answer is chosen else "bid", f"{answer.method}; {promise}"))
+        return found
+
+    @property
+    def emptiness(self) -> str:
+        """Why there are no answers."""
+        if self.request is None:
+            return "none needed: the reduction is the solution"
+        return "none installed offers what is needed"
+
+    def lines(self, chosen: Bid | None = None) -> list[str]:
+        """The answers as rows of a table."""
+        found = [f"  {backend:<12} {kind}: {text}" for backend, kind, text in self.rows(chosen)]
+        return found or [f"  {self.emptiness}"]
 
 
 class Answers(tuple[Bid | Refusal, ...]):
@@ -88,10 +104,8 @@ class Answers(tuple[Bid | Refusal, ...]):
         """The rows, under the routes they are for."""
         found = []
         for offer in self.offers:
-            found.append(f"Backends for {', '.join(route.name for route in offer.routes)}")
-            found += (
-                ["  none needed: the reduction is the solution"] if offer.request is None else offer.lines(self.chosen)
-            )
+            found.append(f"Backends for {offer.title}")
+            found += offer.lines(self.chosen)
         return found
 
 

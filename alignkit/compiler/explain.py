@@ -7,38 +7,62 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignkit.base.law import BaseLaw
+from alignkit.compiler.account import Account, Fact, RouteRow
 from alignkit.compiler.bids import Answers
 from alignkit.compiler.diagnosis import Diagnosis
+from alignkit.compiler.notebook import account_html
 from alignkit.compiler.phrases import brief, named, seconds
 from alignkit.compiler.routes import Route
-from alignkit.compiler.tree import tree_lines
+from alignkit.compiler.tree import LeftOut, TreeRow, lines_of, tree_rows
 from alignkit.compiler.verdicts import Verdict
 from alignkit.contracts import Composition
+from alignkit.errors import AlignkitError
 from alignkit.expressions import Curvature
 
 if TYPE_CHECKING:
     from alignkit.compiler.plan import Plan
 
-__all__ = ["explain_plan", "explain_refusal"]
+__all__ = ["Explanation", "explain_plan", "explain_refusal"]
 
 
-def explain_plan(plan: Plan) -> str:
+class Explanation(str):
+    """An account in words: text everywhere, and a table in notebooks.
+
+    Arguments:
+        account: what it says.
+    """
+
+    account: Account
+
+    def __new__(cls, account: Account) -> Explanation:
+        """Put an account into words."""
+        text = super().__new__(cls, "\n".join(_lines(account)))
+        text.account = account
+        return text
+
+    def _repr_html_(self) -> str:
+        return account_html(self.account)
+
+
+def explain_plan(plan: Plan) -> Explanation:
     """A readable account of a plan."""
-    lines = _problem(plan.diagnosis, plan.base)
-    lines += _tree(plan.diagnosis, tractable=True)
-    lines += _routes(plan.verdicts, plan.chosen)
-    lines += Answers(plan.offers, plan.bid).lines()
-    lines.append("Plan")
-    for first, step in enumerate(plan.chosen.reductions):
-        lines.append(f"  {'then' if first else 'reduction':<11} {step.becomes}")
-    lines.append(f"  guarantee   {plan.guarantee}")
-    lines += [f"  warning     {warning}" for warning in plan.warnings]
-    return "\n".join(lines)
+    steps = [Fact("then" if first else "reduction", step.becomes) for first, step in enumerate(plan.chosen.reductions)]
+    warnings = [Fact("warning", warning) for warning in plan.warnings]
+    return Explanation(
+        Account(
+            problem=_problem(plan.diagnosis, plan.base),
+            heading=_heading(plan.diagnosis, tractable=True),
+            tree=_tree(plan.diagnosis),
+            routes=_routes(plan.verdicts, plan.chosen),
+            answers=Answers(plan.offers, plan.bid),
+            plan=(*steps, Fact("guarantee", plan.guarantee), *warnings),
+        )
+    )
 
 
 def explain_refusal(
-    diagnosis: Diagnosis, verdicts: Sequence[Verdict], base: BaseLaw, answers: Answers, error: Exception
-) -> str:
+    diagnosis: Diagnosis, verdicts: Sequence[Verdict], base: BaseLaw, answers: Answers, error: AlignkitError
+) -> Explanation:
     """A readable account of a problem that has no plan, ending with the error `solve` would raise and its ways out.
 
     Arguments:
@@ -47,33 +71,53 @@ def explain_refusal(
         answers: those of the backends, where any were asked.
         error: why there is no plan.
     """
-    lines = _problem(diagnosis, base)
-    lines += _tree(diagnosis, tractable=any(verdict.admits for verdict in verdicts))
-    lines += _routes(verdicts, None)
-    lines += answers.lines()
-    lines.append(f"{type(error).__name__}: {error}")
-    return "\n".join(lines)
+    return Explanation(
+        Account(
+            problem=_problem(diagnosis, base),
+            heading=_heading(diagnosis, tractable=any(verdict.admits for verdict in verdicts)),
+            tree=_tree(diagnosis),
+            routes=_routes(verdicts, None),
+            answers=answers,
+            error=error,
+        )
+    )
 
 
-def _problem(diagnosis: Diagnosis, base: BaseLaw) -> list[str]:
+def _lines(account: Account) -> list[str]:
+    lines = ["Problem", *_facts(account.problem)]
+    if account.tree:
+        lines += [account.heading, *lines_of(account.tree)]
+    lines.append("Routes (with the time that the reduction adds to 1,000 rows)")
+    lines += [f"  {route.name:<28} {route.cost:<10} {route.answer}" for route in account.routes]
+    lines += account.answers.lines()
+    if account.plan:
+        lines += ["Plan", *_facts(account.plan)]
+    if account.error is not None:
+        lines.append(f"{type(account.error).__name__}: {account.error}")
+    return lines
+
+
+def _facts(facts: Sequence[Fact]) -> list[str]:
+    return [f"  {fact.label:<11} {fact.text}" for fact in facts]
+
+
+def _problem(diagnosis: Diagnosis, base: BaseLaw) -> tuple[Fact, ...]:
     composition = diagnosis.composition
-    lipschitz = "none known" if math.isinf(diagnosis.lipschitz) else f"{diagnosis.lipschitz:.4g}"
-    lines = [
-        "Problem",
-        f"  maximise    {diagnosis.closeness.objective}",
-        f"  base        {base.name}, shape {base.shape}",
-        f"  reward      {diagnosis.reward}",
-        f"  seen as     {_seen(composition)}",
-        f"  curvature   {diagnosis.curvature}: {diagnosis.rule}",
+    facts = [
+        Fact("maximise", diagnosis.closeness.objective),
+        Fact("base", f"{base.name}, shape {base.shape}"),
+        Fact("reward", str(diagnosis.reward)),
+        Fact("seen as", _seen(composition)),
+        Fact("curvature", f"{diagnosis.curvature}: {diagnosis.rule}"),
     ]
     if diagnosis.curvature is Curvature.UNKNOWN:
-        lines += _parts(diagnosis)
+        facts += _parts(diagnosis)
     dropped = composition.rows - composition.dimension
     note = f" ({composition.rows} affine rows, {dropped} dependent at {composition.tolerance:g})" if dropped > 0 else ""
-    lines.append(f"  dimension   k = {composition.dimension} of d = {composition.ambient}{note}")
-    lines += [f"  {'dropped' if first == 0 else '':<11} {note}" for first, note in enumerate(composition.notes)]
-    lines.append(f"  Lipschitz   {lipschitz} (of f)")
-    return lines
+    facts.append(Fact("dimension", f"k = {composition.dimension} of d = {composition.ambient}{note}"))
+    facts += [Fact("dropped" if first == 0 else "", note) for first, note in enumerate(composition.notes)]
+    lipschitz = "none known" if math.isinf(diagnosis.lipschitz) else f"{diagnosis.lipschitz:.4g}"
+    return (*facts, Fact("Lipschitz", f"{lipschitz} (of f)"))
 
 
 def _seen(composition: Composition) -> str:
@@ -90,39 +134,38 @@ def _seen(composition: Composition) -> str:
     return " + ".join(seen)
 
 
-def _parts(diagnosis: Diagnosis) -> list[str]:
+def _parts(diagnosis: Diagnosis) -> list[Fact]:
     if not diagnosis.is_difference_of_convex:
         open_terms = named([brief(term) for term in diagnosis.summands.undecided])
-        return [f"  parts       no difference of convex functions as far as is proved: {open_terms}"]
+        return [Fact("parts", f"no difference of convex functions as far as is proved: {open_terms}")]
     parts = (
         ("convex", diagnosis.convex_part),
         ("concave", diagnosis.concave_part),
         ("affine", diagnosis.summands.affine_part),
     )
-    lines = [f"              {name:<8}{part}" for name, part in parts if part is not None]
-    return ["  parts       a difference of convex functions:", *lines]
+    found = [Fact("", f"{name:<8}{part}") for name, part in parts if part is not None]
+    return [Fact("parts", "a difference of convex functions:"), *found]
 
 
-def _tree(diagnosis: Diagnosis, *, tractable: bool) -> list[str]:
-    if diagnosis.is_affine:
-        return []
-    heading = "Rules"
-    if diagnosis.violations:
-        consequence = "which the route it takes does not need" if tractable else "which no route makes up for"
-        heading += f" (✗ where it is not {diagnosis.wanted}, {consequence})"
-    return [heading, *tree_lines(diagnosis.reward, diagnosis.violations)]
+def _heading(diagnosis: Diagnosis, *, tractable: bool) -> str:
+    if not diagnosis.violations:
+        return "Rules"
+    consequence = "which the route it takes does not need" if tractable else "which no route makes up for"
+    return f"Rules (✗ where it is not {diagnosis.wanted}, {consequence})"
 
 
-def _routes(verdicts: Sequence[Verdict], taken: Route | None) -> list[str]:
-    lines = ["Routes (with the time that the reduction adds to 1,000 rows)"]
-    for verdict in verdicts:
-        cost = ""
-        if verdict.excluded is not None:
-            answer = f"no: {verdict.excluded}"
-        elif not verdict.route.is_served:
-            answer = f"tractable, but {verdict.route.terminal.missing}"
-        else:
-            cost = seconds(verdict.route.cost(verdict.diagnosis))
-            answer = "taken" if verdict.route == taken else "possible"
-        lines.append(f"  {verdict.route.name:<28} {cost:<10} {answer}")
-    return lines
+def _tree(diagnosis: Diagnosis) -> tuple[TreeRow | LeftOut, ...]:
+    return () if diagnosis.is_affine else tree_rows(diagnosis.reward, diagnosis.violations)
+
+
+def _routes(verdicts: Sequence[Verdict], taken: Route | None) -> tuple[RouteRow, ...]:
+    return tuple(_route(verdict, taken) for verdict in verdicts)
+
+
+def _route(verdict: Verdict, taken: Route | None) -> RouteRow:
+    route = verdict.route
+    if verdict.excluded is not None:
+        return RouteRow(route.name, "", "no", verdict.excluded)
+    if not route.is_served:
+        return RouteRow(route.name, "", "tractable", route.terminal.missing)
+    return RouteRow(route.name, seconds(route.cost(verdict.diagnosis)), "taken" if route == taken else "possible")

@@ -12,7 +12,7 @@ from alignkit.compiler.bids import Answers, Offer, collect_offers
 from alignkit.compiler.closeness import Closeness, Wasserstein
 from alignkit.compiler.composition import compose
 from alignkit.compiler.diagnosis import Diagnosis, diagnose
-from alignkit.compiler.explain import explain_plan
+from alignkit.compiler.explain import Explanation, explain_plan
 from alignkit.compiler.paths import Edge, cheapest_path
 from alignkit.compiler.refusals import NO_PLAN, about_reward, intractable, unserved
 from alignkit.compiler.routes import ROUTES, Options, ProblemClass, Reduction, Request, Route, RouteTable, class_of
@@ -115,8 +115,15 @@ class Plan:
         backend = () if self.bid is None else self.bid.citations
         return tuple(dict.fromkeys((*self.chosen.citations, *calculus, *backend)))
 
-    def __str__(self) -> str:
+    def explain(self) -> Explanation:
+        """An account of it in words, as `print` shows it; a table in notebooks."""
         return explain_plan(self)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def _repr_html_(self) -> str:
+        return self.explain()._repr_html_()
 
 
 def analyse(

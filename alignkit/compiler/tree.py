@@ -10,7 +10,7 @@ from alignkit.compiler.violations import Violation
 from alignkit.expressions import Expression, Sign
 from alignkit.expressions.atom import Node
 
-__all__ = ["tree_lines"]
+__all__ = ["LeftOut", "TreeRow", "lines_of", "tree_lines", "tree_rows"]
 
 #: Characters of the column of sub-expressions with their branches, and at least of a sub-expression.
 _COLUMN, _SHORTEST = 62, 24
@@ -39,8 +39,70 @@ class _Line:
     again: bool
 
 
+@dataclass(frozen=True)
+class TreeRow:
+    """What an explanation shows of a node.
+
+    Arguments:
+        branch: the branches left of it.
+        text: the node as printed, without its middle where it is long.
+        curvature, sign: what is known of it; the sign is empty where nothing is.
+        moves: how the node above moves with it, where the rule looked at that.
+        again: whether the node is shown in full above.
+        below: the branches left of what stands under it.
+        reasons: why a wanted curvature fails here.
+    """
+
+    branch: str
+    text: str
+    curvature: str
+    sign: str
+    moves: str
+    again: bool
+    below: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of a long tree that are not shown.
+
+    Arguments:
+        count: how many.
+    """
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"… {self.count} line{'' if self.count == 1 else 's'} left out"
+
+
 def tree_lines(expression: Expression, violations: Sequence[Violation] = (), longest: int = _LINES) -> list[str]:
-    """A line for each node, with its curvature, its sign and how the node above moves with it.
+    """The rows of `tree_rows` as text, under a heading.
+
+    Arguments:
+        expression, violations, longest: as for `tree_rows`.
+    """
+    return lines_of(tree_rows(expression, violations, longest))
+
+
+def lines_of(rows: Sequence[TreeRow | LeftOut]) -> list[str]:
+    """Rows of a tree as text, under a heading."""
+    lines = [f"  {'':<{_COLUMN}}  {'curvature':<10}{'sign':<13}as it grows, the line above is"]
+    for row in rows:
+        if isinstance(row, LeftOut):
+            lines.append(f"  {row}")
+            continue
+        known = "as above" if row.again else f"{row.curvature:<10}{row.sign:<13}{row.moves}"
+        lines.append(f"  {row.branch + row.text:<{_COLUMN}}  {known}".rstrip())
+        lines += [f"  {row.below}✗ {reason}" for reason in row.reasons]
+    return lines
+
+
+def tree_rows(
+    expression: Expression, violations: Sequence[Violation] = (), longest: int = _LINES
+) -> tuple[TreeRow | LeftOut, ...]:
+    """A row for each node, with its curvature, its sign and how the node above moves with it.
 
     Arguments:
         expression: the root.
@@ -48,25 +110,24 @@ def tree_lines(expression: Expression, violations: Sequence[Violation] = (), lon
         longest: longer trees lose lines that lead to no marked node, and say how many.
 
     Returns:
-        the lines. An affine sub-expression is one line, since no rule looks inside; what occurs twice is opened once.
+        the rows. An affine sub-expression is one row, since no rule looks inside; what occurs twice is opened once.
     """
     lines = _opened(expression)
     marks: dict[int, list[str]] = {}
     for violation in violations:
         marks.setdefault(id(violation.node), []).append(violation.reason)
     shown = _shown(lines, marks, longest)
-    texts = [f"  {'':<{_COLUMN}}  {'curvature':<10}{'sign':<13}as it grows, the line above is"]
+    rows: list[TreeRow | LeftOut] = []
     left_out = 0
     for position, line in enumerate(lines):
         if position not in shown:
             left_out += 1
             continue
-        texts += _left_out(left_out)
+        if left_out:
+            rows.append(LeftOut(left_out))
         left_out = 0
-        texts.append(_row(line))
-        if not line.again:
-            texts += [f"  {line.below}✗ {reason}" for reason in marks.get(id(line.node), ())]
-    return texts + _left_out(left_out)
+        rows.append(_row(line, () if line.again else tuple(marks.get(id(line.node), ()))))
+    return (*rows, LeftOut(left_out)) if left_out else tuple(rows)
 
 
 def _opened(root: Expression) -> list[_Line]:
@@ -113,13 +174,7 @@ def _shown(lines: Sequence[_Line], marks: dict[int, list[str]], longest: int) ->
     return shown
 
 
-def _row(line: _Line) -> str:
-    text = f"{line.branch}{brief(line.node, max(_SHORTEST, _COLUMN - len(line.branch)))}"
-    if line.again:
-        return f"  {text:<{_COLUMN}}  as above"
+def _row(line: _Line, reasons: tuple[str, ...]) -> TreeRow:
     sign = "" if line.node.sign is Sign.UNKNOWN else str(line.node.sign)
-    return f"  {text:<{_COLUMN}}  {line.node.curvature!s:<10}{sign:<13}{line.moves}".rstrip()
-
-
-def _left_out(count: int) -> list[str]:
-    return [f"  … {count} line{'' if count == 1 else 's'} left out"] if count else []
+    text = brief(line.node, max(_SHORTEST, _COLUMN - len(line.branch)))
+    return TreeRow(line.branch, text, str(line.node.curvature), sign, line.moves, line.again, line.below, reasons)
