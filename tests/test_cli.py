@@ -98,7 +98,7 @@ class TestDemo:
         out = demo[0].stdout
         for words in ("KL(q‖p)", "W_c(q, p)", "KL certificate", "Wasserstein certificate", "rows unfinished  0"):
             assert words in out
-        assert out.count("Problem\n") == 2 and out.count("Backends\n") == 2
+        assert out.count("Problem\n") == 2 and out.count("Backends for ") == 2
 
     def test_it_writes_a_picture_that_is_not_blank(self, demo):
         _, folder = demo
