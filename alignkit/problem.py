@@ -155,6 +155,27 @@ class Problem:
             found = self._analysed()
             return explain_refusal(found.diagnosis, found.verdicts, self.base, self.backends(), error)
 
+    def to_latex(self) -> str:
+        """The problem in LaTeX, for mathematics mode: constants as letters over their shape.
+
+        Returns:
+            the formula, without dollar signs.
+
+        Example:
+            >>> import alignkit as ak
+            >>> x = ak.Variable(2)
+            >>> problem = ak.Problem(ak.norm2(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=2.0))
+            >>> print(problem.to_latex())
+            \\max_{q}\\; \\mathbb{E}_{x \\sim q}\\left[\\left\\|x\\right\\|_{2}\\right] - 2\\, \\mathrm{KL}...
+        """
+        # Imported here, as most programs never write formulas.
+        from alignkit.compiler.formula import problem_latex
+
+        return problem_latex(self.reward, self.base, self.closeness)
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.to_latex()}$"
+
     def backends(self) -> Answers:
         """What every backend answers, for the route taken and for the others that take the problem.
 

@@ -10,7 +10,6 @@ from alignkit.base.law import BaseLaw
 from alignkit.compiler.account import Account, Fact, RouteRow
 from alignkit.compiler.bids import Answers
 from alignkit.compiler.diagnosis import Diagnosis
-from alignkit.compiler.notebook import account_html
 from alignkit.compiler.phrases import brief, named, seconds
 from alignkit.compiler.routes import Route
 from alignkit.compiler.tree import LeftOut, TreeRow, lines_of, tree_rows
@@ -41,6 +40,9 @@ class Explanation(str):
         return text
 
     def _repr_html_(self) -> str:
+        # Imported here, as only notebooks ask for it.
+        from alignkit.compiler.notebook import account_html
+
         return account_html(self.account)
 
 

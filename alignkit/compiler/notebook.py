@@ -13,9 +13,13 @@ from alignkit.errors import AlignkitError
 
 __all__ = ["account_html"]
 
-# Notebooks align cells to the right and set them in no colour of ours, so that both of their themes are kept.
-_CELL = "text-align: left; vertical-align: top; white-space: normal"
-_CODE = f"{_CELL}; font-family: monospace"
+# Notebooks align cells to the right; colours are left to them, so that both of their themes are kept. The class stands
+# twice to outweigh their own rules.
+_STYLE = (
+    ".alignkit-account.alignkit-account :is(td, th) { text-align: left; vertical-align: top; white-space: pre-wrap }"
+    ".alignkit-account.alignkit-account .tree { font-family: monospace }"
+)
+_TREE = ' class="tree"'
 
 
 def account_html(account: Account) -> str:
@@ -37,7 +41,7 @@ def account_html(account: Account) -> str:
         sections.append(_section("Plan", _table(map(_fact, account.plan))))
     if account.error is not None:
         sections.append(_section(type(account.error).__name__, _error(account.error)))
-    return f"<div>{''.join(sections)}</div>"
+    return f'<div class="alignkit-account"><style>{_STYLE}</style>{"".join(sections)}</div>'
 
 
 def _section(name: str, body: str) -> str:
@@ -45,7 +49,7 @@ def _section(name: str, body: str) -> str:
 
 
 def _table(rows: Iterable[str], heads: Sequence[str] = ()) -> str:
-    cells = "".join(f'<th scope="col" style="{_CELL}">{escape(head)}</th>' for head in heads)
+    cells = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     top = f"<thead><tr>{cells}</tr></thead>" if heads else ""
     return f"<table>{top}<tbody>{''.join(rows)}</tbody></table>"
 
@@ -54,12 +58,12 @@ def _row(*cells: str, emphasised: bool = False) -> str:
     return f"<tr>{''.join(_cell(f'<strong>{cell}</strong>' if emphasised and cell else cell) for cell in cells)}</tr>"
 
 
-def _cell(content: str, style: str = _CELL) -> str:
-    return f'<td style="{style}">{content}</td>'
+def _cell(content: str, attributes: str = "") -> str:
+    return f"<td{attributes}>{content}</td>"
 
 
 def _fact(fact: Fact) -> str:
-    return f'<tr><th scope="row" style="{_CELL}">{escape(fact.label)}</th>{_cell(escape(fact.text))}</tr>'
+    return f'<tr><th scope="row">{escape(fact.label)}</th>{_cell(escape(fact.text))}</tr>'
 
 
 def _tree_rows(rows: Iterable[TreeRow | LeftOut]) -> Iterator[str]:
@@ -67,15 +71,15 @@ def _tree_rows(rows: Iterable[TreeRow | LeftOut]) -> Iterator[str]:
         if isinstance(row, LeftOut):
             yield _spanning(str(row))
             continue
-        text = f'<span style="white-space: pre">{escape(row.branch)}</span>{escape(row.text)}'
         known = ("as above", "", "") if row.again else (row.curvature, row.sign, row.moves)
-        yield f"<tr>{_cell(text, _CODE)}{''.join(_cell(escape(one)) for one in known)}</tr>"
+        cells = "".join(_cell(escape(one)) for one in known)
+        yield "".join(["<tr>", _cell(escape(row.branch + row.text), _TREE), cells, "</tr>"])
         for reason in row.reasons:
             yield _spanning(f"{row.below}✗ {reason}")
 
 
 def _spanning(text: str) -> str:
-    return f'<tr><td colspan="4" style="{_CODE}; white-space: pre-wrap">{escape(text)}</td></tr>'
+    return "".join(["<tr>", _cell(escape(text), f'{_TREE} colspan="4"'), "</tr>"])
 
 
 def _route(route: RouteRow) -> str:

@@ -119,6 +119,24 @@ class Plan:
         """An account of it in words, as `print` shows it; a table in notebooks."""
         return explain_plan(self)
 
+    def to_latex(self) -> str:
+        """The reduced problem in LaTeX, for mathematics mode.
+
+        Returns:
+            the formula, in the environment `aligned` of amsmath, which notebooks know.
+
+        Example:
+            >>> import alignkit as ak
+            >>> x = ak.Variable(2)
+            >>> plan = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0)).compile()
+            >>> print(plan.to_latex())
+            \\begin{aligned} r\\left(x\\right) &= \\left\\langle \\underset{2}{g},\\, x\\right\\rangle \\\\ q...
+        """
+        # Imported here, as most programs never write formulas.
+        from alignkit.compiler.formula import plan_latex
+
+        return plan_latex(self)
+
     def __str__(self) -> str:
         return self.explain()
 

@@ -26,8 +26,12 @@ from alignkit.transport.reduction import reduce_transport
 
 __all__ = [
     "AFFINE",
+    "CONCAVE_PROXIMAL",
     "GRID_DIMENSION_MAX",
+    "LIPSCHITZ_PROXIMAL",
+    "ONE_TILT",
     "ROUTES",
+    "SHIFT",
     "Options",
     "Precondition",
     "ProblemClass",

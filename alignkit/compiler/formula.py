@@ -1,0 +1,138 @@
+"""Problems and plans in LaTeX: what is maximised, and what it was reduced to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignkit.base.law import BaseLaw
+from alignkit.compiler.closeness import KL, Closeness
+from alignkit.compiler.routes import CONCAVE_PROXIMAL, LIPSCHITZ_PROXIMAL, ONE_TILT, SHIFT, ProblemClass
+from alignkit.contracts import Composition
+from alignkit.expressions import Expression, as_expression
+from alignkit.expressions.latex import latex, latex_name, latex_number
+from alignkit.transport.costs import Cost, SquaredEuclidean
+
+if TYPE_CHECKING:
+    from alignkit.compiler.plan import Plan
+
+__all__ = ["plan_latex", "problem_latex"]
+
+
+def problem_latex(reward: Expression, base: BaseLaw, closeness: Closeness) -> str:
+    """What the aligned law maximises, for mathematics mode."""
+    (variable,) = reward.variables()
+    x = latex_name(variable.name)
+    weight = latex(as_expression(closeness.weight))
+    price = "" if weight == "1" else rf"{weight}\, "
+    law = rf"p = {latex_name(base.name)}"
+    if isinstance(closeness, KL):
+        distance = r"\mathrm{KL}\left(q \,\|\, p\right)"
+    else:
+        distance = r"W_{c}\left(q,\, p\right)"
+        law += rf",\quad c\left({x},\, {x}'\right) = {_cost(closeness.cost, x, variable.ndim)}"
+    gained = rf"\mathbb{{E}}_{{{x} \sim q}}\left[{latex(reward)}\right]"
+    return rf"\max_{{q}}\; {gained} - {price}{distance},\quad {law}"
+
+
+def _cost(cost: Cost, x: str, ndim: int) -> str:
+    if isinstance(cost, SquaredEuclidean):
+        return rf"\frac{{1}}{{2}} \left\|{x} - {x}'\right\|_{{{'F' if ndim > 1 else '2'}}}^{{2}}"
+    return latex_name(type(cost).__name__)
+
+
+def plan_latex(plan: Plan) -> str:
+    """The reduced problem, for mathematics mode: a line for the composition, for each step of the reduction, for f."""
+    (variable,) = plan.diagnosis.reward.variables()
+    name = latex_name(variable.name)
+    vector = name if variable.ndim <= 1 else "v" if name != "v" else "u"
+    reduced = _Reduced(plan.composition, latex(as_expression(plan.closeness.weight)), vector)
+    flattened = "" if vector == name else rf",\quad {vector} = \operatorname{{vec}}\left({name}\right)"
+    lines = [rf"r\left({name}\right) &= {reduced.reward}{flattened}"]
+    steps = STEPS.get(plan.chosen.terminal.problems)
+    lines += [] if steps is None else steps(reduced)
+    if plan.composition.nonlinear is not None:
+        lines.append(rf"f\left(w\right) &= {latex(plan.composition.nonlinear)}")
+    return "".join([r"\begin{aligned} ", r" \\ ".join(lines), r" \end{aligned}"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Reduced:
+    """The pieces of which the steps of a reduction are written.
+
+    Arguments:
+        composition: the reward as f(Qx) + ⟨g, x⟩ + c.
+        weight: λ, written.
+        x: the variable flattened, written.
+    """
+
+    composition: Composition
+    weight: str
+    x: str
+
+    @property
+    def has_shift(self) -> bool:
+        """Whether g is not 0."""
+        return bool(self.composition.linear.any())
+
+    @property
+    def projected(self) -> str:
+        """Qx."""
+        subspace = self.composition.subspace
+        if subspace.is_identity:
+            return self.x
+        return rf"\underset{{{self.composition.dimension}\times {self.composition.ambient}}}{{Q}} {self.x}"
+
+    @property
+    def over_weight(self) -> str:
+        """g/λ."""
+        g = rf"\underset{{{self.composition.ambient}}}{{g}}"
+        return g if self.weight == "1" else rf"\frac{{1}}{{{self.weight}}} {g}"
+
+    @property
+    def reward(self) -> str:
+        """f(Qx) + ⟨g, x⟩ + c, without what is zero."""
+        constant = self.composition.constant
+        terms = [] if self.composition.nonlinear is None else [rf"f\left({self.projected}\right)"]
+        if self.has_shift:
+            terms.append(rf"\left\langle \underset{{{self.composition.ambient}}}{{g}},\, {self.x}\right\rangle")
+        if not terms:
+            return latex_number(constant)
+        signed = "" if constant == 0.0 else f"{' - ' if constant < 0.0 else ' + '}{latex_number(abs(constant))}"
+        return " + ".join(terms) + signed
+
+
+def _tilt(reduced: _Reduced) -> list[str]:
+    x = reduced.x
+    theta = reduced.over_weight if reduced.has_shift else "0"
+    exponent = rf"\left\langle \theta,\, {x}\right\rangle"
+    return [
+        rf"q\left({x}\right) &\propto p\left({x}\right) \exp\left({exponent}\right),\quad \theta = {theta}",
+    ]
+
+
+def _shift(reduced: _Reduced) -> list[str]:
+    moved = f"{reduced.x} + {reduced.over_weight}" if reduced.has_shift else reduced.x
+    return [rf"T\left({reduced.x}\right) &= {moved}"]
+
+
+def _proximal(reduced: _Reduced) -> list[str]:
+    moved = "z"
+    if not reduced.composition.subspace.is_identity:
+        shift = f" + {reduced.over_weight}" if reduced.has_shift else ""
+        moved = rf"{reduced.x}{shift} + Q^{{\top}} \left(z - Q {reduced.x}\right)"
+    distance = rf"\left\|w - {reduced.projected}\right\|_{{2}}^{{2}}"
+    return [
+        rf"T\left({reduced.x}\right) &= {moved}",
+        rf"z &= \operatorname*{{arg\,max}}_{{w}}\; f\left(w\right) - \frac{{{reduced.weight}}}{{2}} {distance}",
+    ]
+
+
+#: How a reduction is written, by the class of problems it ends in; of others only the composition is shown.
+STEPS: dict[ProblemClass, Callable[[_Reduced], list[str]]] = {
+    ONE_TILT: _tilt,
+    SHIFT: _shift,
+    CONCAVE_PROXIMAL: _proximal,
+    LIPSCHITZ_PROXIMAL: _proximal,
+}
