@@ -76,7 +76,7 @@ def test_a_stale_fit_is_found_out_and_its_certificate_stays() -> None:
     t.value = np.zeros(2)  # no change
     np.testing.assert_allclose(aligned.transport(ROWS), before, atol=1e-9)
     t.value, weight.value = np.ones(2), 2.0
-    for use in (lambda: aligned.transport(ROWS), lambda: aligned.sample(3, seed=0), lambda: aligned.plot.samples()):
+    for use in (lambda: aligned.transport(ROWS), lambda: aligned.sample(3, seed=0), aligned.plot.samples):
         with pytest.raises(StaleFitError, match=r"target, λ changed(.|\n)*norm1(.|\n)*problem.solve"):
             use()
     assert "gap" in str(aligned.certificate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("import_time", "composition", "transport", "mixture", "digits")
+BENCHMARKS = ("import_time", "composition", "compile", "transport", "mixture", "digits")
 
 
 def main(names: list[str]) -> int:

@@ -101,7 +101,7 @@ def check_libraries(expression: ex.Expression, x: np.ndarray, found: np.ndarray,
 
 
 def check_gradient(scalar: ex.Expression, x: np.ndarray, number: int) -> int:
-    """The gradient is the slope of finite differences, where these agree with themselves; how many rows were decided."""
+    """The gradient is the slope of finite differences, where these agree; returns how many rows were decided."""
     direction = np.random.default_rng(number + 2).standard_normal(x.shape)
     direction /= np.linalg.norm(direction.reshape(len(x), -1), axis=1)[:, None, None]
 
