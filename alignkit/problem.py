@@ -16,7 +16,7 @@ from alignkit.compiler.explain import Explanation, explain_refusal
 from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_again
 from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.verdicts import Verdict
-from alignkit.contracts import ProxProblem, ProxSession, TiltProgram
+from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError, Status
 from alignkit.expressions import Expression, Parameter, as_expression, from_cvxpy
 from alignkit.expressions.imported import is_cvxpy
@@ -47,7 +47,8 @@ class _Solved:
 
     options: tuple[str, str, float | None]
     plan: Plan
-    session: ProxSession | None
+    backend: TiltSampler | ProxSolver | None
+    session: ProxSession | None = None
 
 
 def _versions(parameters: tuple[Parameter, ...]) -> tuple[int, ...]:
@@ -282,10 +283,10 @@ class Problem:
                 certificate = fitted.moments.certify(weight, plan.composition.constant, plan.guarantee)
                 fine = certificate.calibration is None or certificate.calibration.holds
                 status = Status.SOLVED if fine else Status.INACCURATE
-                self._last = _Solved(options, plan, None)
+                self._last = _Solved(options, plan, sampler)
                 return Aligned(plan, certificate, status, fitted, versions)
-            session = self._session(plan)
-            self._last = _Solved(options, plan, session)
+            solver, session = self._opened(plan)
+            self._last = _Solved(options, plan, solver, session)
             transport = FittedTransport(self.base, TransportMap(plan.composition, weight, session, plan.tolerance))
             achieved = transport.certify(self.reward, plan.guarantee, seed=seed, progress=report)
             finished = achieved.rows_unfinished == 0 and achieved.gap_max <= plan.tolerance
@@ -294,22 +295,23 @@ class Problem:
 
     def _planned_again(self, options: tuple[str, str, float | None]) -> Plan | None:
         """The plan of the last solve at the present values of the parameters, where it still serves."""
-        if self._last is None or not self.parameters or self._last.options != options:
+        last = self._last
+        if last is None or not self.parameters or last.options != options:
             return None
         found = self._analysed()
-        return plan_again(self._last.plan, found.diagnosis, found.verdicts, device=options[1])
+        return plan_again(last.plan, found.diagnosis, found.verdicts, last.backend, device=options[1])
 
-    def _session(self, plan: Plan) -> ProxSession | None:
-        """The solver's session: that of the last solve where it can follow, else a new one."""
+    def _opened(self, plan: Plan) -> tuple[TiltSampler | ProxSolver | None, ProxSession | None]:
+        """The plan's solver and a session of it: that of the last solve where it can follow, else a new one."""
         if not isinstance(plan.request, ProxProblem):
-            return None
+            return None, None
         last = self._last
         if last is not None and last.session is not None and last.plan.backend == plan.backend and self.parameters:
             update = getattr(last.session, "update", None)
             if update is not None and update(plan.request):
-                return last.session
-        session: ProxSession = registry.require(plan.backend, "prox_solver")().open(plan.request)
-        return session
+                return last.backend, last.session
+        solver: ProxSolver = registry.require(plan.backend, "prox_solver")()
+        return solver, solver.open(plan.request)
 
     def __repr__(self) -> str:
         return f"Problem(maximise {self.closeness.objective}, r = {self.reward}, p = {self.base.name})"

@@ -6,6 +6,7 @@ coordinates w of the row space. What is linear at the top costs no dimension: it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +37,7 @@ from alignkit.expressions.arrays import Floats, is_operator, is_sparse
 from alignkit.expressions.atom import Reduction, axes_of, folded, substitute
 from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum
 from alignkit.expressions.atoms.quadratic import LARGEST_SPECTRUM, QuadForm
-from alignkit.expressions.expression import topological
+from alignkit.expressions.expression import topological, united
 from alignkit.expressions.linear import linear_form
 from alignkit.expressions.matrices import Matrix, row_norms
 from alignkit.expressions.rowspace import RowSpace, row_space
@@ -111,6 +112,9 @@ class Recipe:
         #: What is left of f where no variable is in it, but parameters are.
         self._constant: Expression | None = None
         self._space = _no_rows(self._variable.size, tolerance)
+        #: The versions that the composition and its row space were made of.
+        self._held = _versions(reward.parameters())
+        self._factorised: tuple[int, ...] = ()
         self.composition = self._compose(dimension_max)
 
     def refresh(self) -> bool:
@@ -120,15 +124,16 @@ class Recipe:
             True when `composition` holds them, with the same f; False when their values change the structure, as the
             rank, and the reward must be composed anew.
         """
-        if self._whole or not self.reward.parameters():
+        if self._whole or _versions(self.reward.parameters()) == self._held:
             return True
+        self._held = _versions(self.reward.parameters())
         found = _split_terms(self._scalar, self._variable)
         if [id(atom) for _, atom in found.terms] != [id(weights.atom) for weights in self._weights]:
             return False
         for (values, _), weights in zip(found.terms, self._weights, strict=True):
             weights.refresh(values)
         space, leaves = self._space, self._leaves
-        if any(leaf.moves for leaf in leaves.made):
+        if _versions(leaves.slopes) != self._factorised:
             space = self._factorise()
             if space.subspace.dimension != self._space.subspace.dimension:
                 return False
@@ -186,6 +191,7 @@ class Recipe:
         return self._finish(f, linear, constant + self._remainder)
 
     def _factorise(self) -> RowSpace:
+        self._factorised = _versions(self._leaves.slopes)
         maps = [leaf.read() for leaf in self._leaves.made]
         scales = [self._leaves.scales.get(id(leaf.expression), 0.0) for leaf in self._leaves.made]
         matrices = [found.matrix for found in maps]
@@ -239,6 +245,10 @@ class Recipe:
             self._leaves.rows,
             self._tolerance,
         )
+
+
+def _versions(parameters: Sequence[Parameter]) -> tuple[int, ...]:
+    return tuple(parameter.version for parameter in parameters)
 
 
 def _no_rows(columns: int, tolerance: float) -> RowSpace:
@@ -401,9 +411,9 @@ class _Leaf:
 
     def __init__(self, expression: Expression) -> None:
         self.expression = expression
-        #: Whether its matrix depends on parameters, and so the row space.
-        self.moves = any(
-            constant.parameters() for node in topological(expression) if node.depends for constant in node._constants()
+        #: The parameters that its matrix depends on, and so the row space.
+        self.slopes = united(
+            tuple(constant for node in topological(expression) if node.depends for constant in node._constants())
         )
         self._offset = np.zeros(0)
         self._rows_parameter: Parameter | None = None
@@ -428,7 +438,7 @@ class _Leaf:
         self._offset_parameter = Parameter(shape, offset.reshape(shape), name="b")
         if w is None:
             return self._offset_parameter
-        if self.moves:
+        if self.slopes:
             self._rows_parameter = Parameter(rows.shape, rows, name="R")
             return reshape(self._rows_parameter @ w, shape) + self._offset_parameter
         return _over_coordinates(rows, np.zeros_like(offset), shape, w) + self._offset_parameter
@@ -484,6 +494,11 @@ class _Leaves:
             self.made.append(_Leaf(leaf))
             self.rows += leaf.size
         return leaf
+
+    @property
+    def slopes(self) -> tuple[Parameter, ...]:
+        """The parameters that the row space depends on."""
+        return tuple(dict.fromkeys(parameter for leaf in self.made for parameter in leaf.slopes))
 
     def notes(self, space: RowSpace) -> tuple[str, ...]:
         """What the factorisation dropped, and what it found badly scaled."""

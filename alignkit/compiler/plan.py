@@ -18,7 +18,7 @@ from alignkit.compiler.refusals import NO_PLAN, about_reward, intractable, unser
 from alignkit.compiler.routes import ROUTES, Options, ProblemClass, Reduction, Request, Route, RouteTable, class_of
 from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
 from alignkit.compiler.verdicts import Verdict, judge
-from alignkit.contracts import Bid, Composition, Guarantee, Refusal
+from alignkit.contracts import Bid, Composition, Guarantee, ProxSolver, Refusal, TiltSampler
 from alignkit.errors import (
     AlignkitError,
     BackendRefusedError,
@@ -215,12 +215,20 @@ def make_plan(
         raise _with_ways_out(error, found) from error.__cause__
 
 
-def plan_again(plan: Plan, diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], *, device: str = "auto") -> Plan | None:
+def plan_again(
+    plan: Plan,
+    diagnosis: Diagnosis,
+    verdicts: tuple[Verdict, ...],
+    backend: TiltSampler | ProxSolver | None,
+    *,
+    device: str = "auto",
+) -> Plan | None:
     """The same route and backend for other values of the parameters, without asking every backend again.
 
     Arguments:
         plan: what was made for earlier values.
         diagnosis, verdicts: what `analyse` gave for the present ones.
+        backend: the plan's own, None where it needs none.
         device: as for `make_plan`.
 
     Returns:
@@ -235,11 +243,9 @@ def plan_again(plan: Plan, diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], 
     warnings = _check_target(diagnosis, verdicts, plan.base)
     terminal = plan.chosen.terminal
     request = terminal.request(diagnosis, plan.base, Options(tolerance=plan.tolerance, device=device))
-    bid = plan.bid
-    if request is not None and bid is not None and terminal.capability is not None:
-        answer = registry.require(bid.backend, terminal.capability)().bid(request)
-        if isinstance(answer, Refusal):
-            return None
+    # A sampler is asked for tilts, a solver for a proximal problem.
+    if backend is not None and isinstance(backend.bid(request), Refusal):  # type: ignore[arg-type]
+        return None
     return replace(plan, diagnosis=diagnosis, verdicts=verdicts, request=request, warnings=warnings)
 
 
