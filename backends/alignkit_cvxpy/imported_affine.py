@@ -161,7 +161,7 @@ def as_linear_map(node: Any, args: list[Expression]) -> Expression:
     if isinstance(node, _PRODUCTS) and len(moving) == 2:
         return _bilinear(node, args)
     twin, stand_ins = _twin(node, moving)
-    total = _at_zero(twin)
+    total: Expression = _at_zero(twin)
     for place in moving:
         total = _apply(_matrix(twin, stand_ins[place]), args[place], node.shape) + total
     return total

@@ -220,7 +220,8 @@ def _edged(conjugate: Callable[[Any, Floats], Floats]) -> Rule:
 
 
 def _conjugate_of_root(atom: Any, dual: Floats) -> Floats:
-    return (1.0 - atom.p) * (-atom.p / dual) ** (atom.p / (1.0 - atom.p))
+    found: Floats = (1.0 - atom.p) * (-atom.p / dual) ** (atom.p / (1.0 - atom.p))
+    return found
 
 
 def _powered(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:

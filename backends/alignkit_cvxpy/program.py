@@ -166,7 +166,8 @@ class BlockProgram:
         """Bu for one of the penalty's factors B, in units of the objective."""
 
         def scale(now: Block) -> float:
-            return now.penalty.factors[place].scale / np.sqrt(now.unit)
+            found: float = now.penalty.factors[place].scale / np.sqrt(now.unit)
+            return found
 
         factor = self._first.penalty.factors[place]
         if factor.moves:

@@ -311,4 +311,5 @@ class CvxpySession:
         """f(z) − (λ/2)‖z − v‖² of each row; −inf outside the domain of f."""
         value = np.asarray(self.problem.nonlinear.value(candidates), dtype=np.float64)
         distance = np.sum((candidates - points) ** 2, axis=1)
-        return np.where(np.isnan(value), -np.inf, value) - 0.5 * self.problem.weight * distance
+        found: Floats = np.where(np.isnan(value), -np.inf, value) - 0.5 * self.problem.weight * distance
+        return found

@@ -113,7 +113,8 @@ def quality(data: Digits, draws: Tensor, repeats: int = 20) -> dict[str, object]
     on_draws, on_held_out = (classifier.predict_proba(flat(images)) for images in (draws, data.held_out))
 
     def shares(labels: NDArray[np.int64]) -> list[float]:
-        return (np.bincount(labels, minlength=10) / len(labels)).tolist()
+        found: list[float] = (np.bincount(labels, minlength=10) / len(labels)).tolist()
+        return found
 
     def nearest(images: Tensor) -> dict[str, float]:
         distances = torch.cdist(images.reshape(-1, PIXELS), data.train.reshape(-1, PIXELS)).amin(1)

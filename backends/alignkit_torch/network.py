@@ -42,7 +42,8 @@ class FilmBlock(nn.Module):
         scale, shift = self.film(embedding).chunk(2, dim=-1)
         hidden = torch.addcmul(shift, self.norm(features), 1 + scale)
         hidden = nn.functional.silu(self.expand(hidden))
-        return features + self.contract(self.dropout(hidden))
+        found: Tensor = features + self.contract(self.dropout(hidden))
+        return found
 
 
 class DigitsNetwork(nn.Module):
@@ -78,7 +79,8 @@ class DigitsNetwork(nn.Module):
         features = self.enter(inputs)
         for block in self.blocks:
             features = block(features, embedding)
-        return self.leave(nn.functional.silu(self.norm(features)))
+        found: Tensor = self.leave(nn.functional.silu(self.norm(features)))
+        return found
 
     def multiply_adds(self) -> int:
         """Multiply-adds of one row's forward pass in the matrix products (the rest is a few per cent)."""
@@ -133,8 +135,9 @@ class PreconditionedDenoiser(nn.Module):
         denoised = (self.mean + denoised @ self.directions.T).reshape(x.shape)
         # A mean of images in [-1, 1] lies there too. Paper is exactly −1 in most pixels: a bound lets the network say
         # so without having to be exact itself, and holds under tilts that no training could have covered.
-        bounded = denoised.detach().clamp(-1, 1)
+        bounded: Tensor = denoised.detach().clamp(-1, 1)
         if not torch.is_grad_enabled():
             return bounded
         # The gradient passes the bound: it vanishes by itself where the target is the bound, and must not elsewhere.
-        return denoised + (bounded - denoised.detach())
+        found: Tensor = denoised + (bounded - denoised.detach())
+        return found

@@ -75,7 +75,8 @@ class TorchTiltSession:
 
     def _flat_denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The base's own denoiser, of flat rows."""
-        return self.base.denoise(x.reshape(-1, *self.base.shape), sigma).reshape(x.shape)
+        found: torch.Tensor = self.base.denoise(x.reshape(-1, *self.base.shape), sigma).reshape(x.shape)
+        return found
 
     def _solve(self, theta: torch.Tensor | None, x: torch.Tensor, sigma: float, nfe: int) -> torch.Tensor:
         denoise, sigma_min = self._flat_denoise, self.base.sigma_min
@@ -106,7 +107,8 @@ class TorchTiltSession:
 
     def _noise(self, rows: int, seed: int, stage: int, first_row: int) -> torch.Tensor:
         reference = torch.empty(0, dtype=self.dtype, device=self.device)
-        return normal(seed, rows, self.base.ambient, stage=stage, first_row=first_row, like=reference)
+        found: torch.Tensor = normal(seed, rows, self.base.ambient, stage=stage, first_row=first_row, like=reference)
+        return found
 
     @torch.no_grad()
     def draw(

@@ -108,7 +108,8 @@ class Tilts:
         kinds = torch.stack([smooth, block, difference, white])
         kind = torch.randint(0, len(kinds), (count,), generator=g)
         chosen = kinds[kind, torch.arange(count)].reshape(count, PIXELS)
-        return chosen / chosen.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        found: Tensor = chosen / chosen.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        return found
 
     def draw(self, count: int, each: int) -> tuple[Tensor, Tensor]:
         """Tilts θ (count, 64) and resampled pool indices (count, each)."""
