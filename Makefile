@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/alignkit demo
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
