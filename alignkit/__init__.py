@@ -11,9 +11,11 @@ images = aligned.sample(256, seed=1)
 print(aligned.certificate)
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from alignkit import base, errors
-from alignkit.aligned import Aligned
-from alignkit.compiler.plan import Plan
 from alignkit.expressions import (
     Constant,
     Expression,
@@ -73,9 +75,13 @@ from alignkit.expressions import (
     trace,
     vec,
 )
-from alignkit.problem import KL, Problem, Wasserstein
 from alignkit.registry import installed_backends
 from alignkit.transport import costs
+
+if TYPE_CHECKING:
+    from alignkit.aligned import Aligned
+    from alignkit.compiler.plan import Plan
+    from alignkit.problem import KL, Problem, Wasserstein
 
 __version__ = "0.1.0"
 
@@ -144,3 +150,26 @@ __all__ = [
     "trace",
     "vec",
 ]
+
+#: Where the names are defined that need the compiler, which takes longer to import than the language.
+_DEFERRED = {
+    "Aligned": "alignkit.aligned",
+    "KL": "alignkit.problem",
+    "Plan": "alignkit.compiler.plan",
+    "Problem": "alignkit.problem",
+    "Wasserstein": "alignkit.problem",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The compiler's names, imported when they are first asked for."""
+    if name not in _DEFERRED:
+        raise AttributeError(f"module 'alignkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_DEFERRED[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DEFERRED})
