@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,8 @@ __all__ = ["RowSpace", "row_space"]
 ROUNDING = 1e-13
 #: Gram matrices lose half the digits: no finer dependence can be told from rounding.
 GRAM_TOLERANCE = 3e-8
+#: Squared distances below this, of rows of length 1, are not taken from a Gram matrix.
+DOUBTFUL = 1e-11
 #: Entries of a working block (8 MiB).
 BLOCK = 2**20
 #: Sparse or mixed stacks that fit in as many dense entries (1 MiB) are factorised densely, to full accuracy.
@@ -88,6 +90,10 @@ def _dense_row_space(matrices: Sequence[Matrix], scales: Sequence[float], tolera
         return RowSpace(Subspace.empty(columns), np.zeros((norms.size, 0)), tolerance, ~kept, kept, norms)
     rows = _stacked_rows(matrices, kept)
     rows /= norms[kept, None]
+    # Summands that look at the same features repeat their rows, and the factorisation would take each time as long.
+    firsts, same = _distinct(rows)
+    if firsts.size < rows.shape[0]:
+        rows = rows[firsts]
     from scipy.linalg import qr
 
     # The transpose of C-ordered rows is in Fortran order, so LAPACK works in place.
@@ -107,10 +113,26 @@ def _dense_row_space(matrices: Sequence[Matrix], scales: Sequence[float], tolera
         basis, inner = np.ascontiguousarray(basis[place]), inner[:, place]
     inner[np.abs(inner) < 1e-15] = 0.0
     coefficients = np.zeros((norms.size, rank))
-    coefficients[kept] = inner * norms[kept, None]
+    coefficients[kept] = inner[same] * norms[kept, None]
     pivot = np.zeros(norms.size, dtype=bool)
-    pivot[np.flatnonzero(kept)[order[:rank]]] = True
+    pivot[np.flatnonzero(kept)[firsts[order[:rank]]]] = True
     return RowSpace(Subspace.dense(basis), coefficients, tolerance, ~kept, pivot, norms)
+
+
+def _distinct(rows: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first row of each kind, (j,), and for every row its place among these, (m,)."""
+    samples = np.ascontiguousarray(rows[:, np.linspace(0, rows.shape[1] - 1, num=8, dtype=np.int64)])
+    firsts: list[int] = []
+    seen: dict[bytes, int] = {}
+    same = np.empty(rows.shape[0], dtype=np.int64)
+    for number, sample in enumerate(samples):
+        place = seen.get(sample.tobytes())
+        if place is None or not np.array_equal(rows[firsts[place]], rows[number]):
+            place = len(firsts)
+            seen.setdefault(sample.tobytes(), place)
+            firsts.append(number)
+        same[number] = place
+    return np.array(firsts), same
 
 
 def _is_diagonal(matrix: Floats) -> bool:
@@ -168,7 +190,13 @@ def _implicit_row_space(
     if kept.size == 0:
         return RowSpace(Subspace.empty(columns), np.zeros((count, 0)), tolerance, zero, pivot, norms)
     weights = 1.0 / norms[kept]
-    chosen = _independent_rows(gram[np.ix_(kept, kept)] * np.outer(weights, weights), tolerance)
+
+    def squared_length(combination: Floats) -> float:
+        whole = np.zeros((1, count))
+        whole[0, kept] = combination * weights
+        return float(_gram(stack, whole)[0, 0])
+
+    chosen = _independent_rows(gram[np.ix_(kept, kept)] * np.outer(weights, weights), tolerance, squared_length)
     factor = np.zeros((chosen.size, count))
     factor[np.arange(chosen.size), kept[chosen]] = weights[chosen]
     # Twice, as in CholeskyQR2: the first factor's rounding grows with the square of the rows' condition number.
@@ -186,20 +214,33 @@ def _implicit_row_space(
     return RowSpace(Subspace.implicit(stack, factor), coefficients, tolerance, zero, pivot, norms)
 
 
-def _independent_rows(gram: Floats, tolerance: float) -> Any:
-    """Rows chosen by Cholesky's factorisation with complete pivoting, in ascending order."""
+def _independent_rows(gram: Floats, tolerance: float, squared_length: Callable[[Floats], float]) -> Any:
+    """Rows chosen by Cholesky's factorisation with complete pivoting, in ascending order.
+
+    Arguments:
+        gram: of rows of length 1, (m, m).
+        tolerance: the distance from the span of the others below which a row counts as dependent.
+        squared_length: of a combination of the rows, given its coefficients (m,).
+    """
     residual = np.diagonal(gram).copy()
     columns: list[Floats] = []
     chosen: list[int] = []
-    for _ in range(gram.shape[0]):
+    while residual.max() > tolerance**2:
         pivot = int(np.argmax(residual))
-        if residual[pivot] <= tolerance**2:
-            break
+        if residual[pivot] <= DOUBTFUL:
+            # What is left of 1 is made of rounding in good part: measured directly, it is not.
+            combination = np.zeros(gram.shape[0])
+            combination[pivot] = 1.0
+            combination[chosen] = -np.linalg.solve(gram[np.ix_(chosen, chosen)], gram[chosen, pivot])
+            residual[pivot] = squared_length(combination)
+            if residual[pivot] <= tolerance**2:
+                residual[pivot] = 0.0
+                continue
         column = gram[:, pivot] - sum((done * done[pivot] for done in columns), np.zeros(gram.shape[0]))
         column = column / math.sqrt(residual[pivot])
         columns.append(column)
         chosen.append(pivot)
-        residual = np.maximum(residual - column**2, 0.0)
+        residual = np.where(residual > 0.0, np.maximum(residual - column**2, 0.0), 0.0)
         residual[chosen] = 0.0
     return np.sort(np.array(chosen))
 

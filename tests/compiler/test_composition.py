@@ -45,6 +45,7 @@ REWARDS: dict[str, tuple[Callable[[ex.Variable], ex.Expression], int]] = {
     "weighted sum": (lambda x: np.array([1.0, 2.0, 3.0]) @ ex.square(B @ ex.vec(x)), 3),
     "mean of atoms": (lambda x: ex.mean(ex.huber(x[0]) - x[1]), 5),
     "dependent rows": (lambda x: ex.norm2(np.vstack([B, B, B[:1] - B[1:2]]) @ ex.vec(x)), 3),
+    "repeated rows": (lambda x: ex.norm1(B @ ex.vec(x)) + ex.norm2(-2.0 * (B @ ex.vec(x))[1:]) + ex.norm1(x[0, :2]), 5),
     "zero rows": (lambda x: ex.norm1(np.diag([1.0, 0.0, 1.0]) @ (B @ ex.vec(x)) - b), 2),
     "constant atoms": (lambda x: ex.abs(ex.inner(0 * H, x) + 2.0) + ex.mean(x), 0),
     "cancelled atoms": (lambda x: ex.abs(x[0, 0]) - ex.abs(x[0, 0] - x[1, 1] + x[1, 1]) + ex.mean(x), 1),
