@@ -13,7 +13,7 @@ from alignkit.contracts import Floats
 from alignkit.expressions import Expression
 from alignkit.expressions.arrays import is_operator, is_sparse
 from alignkit.expressions.atom import Reduction
-from alignkit.expressions.atoms.elementwise import Abs, Huber, Pos
+from alignkit.expressions.atoms.elementwise import Abs, Huber, Neg, Pos
 from alignkit.expressions.atoms.norms import Norm1, Norm2, NormInf
 from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum
 from alignkit.expressions.splitting import Curved, Split, Term, affine_over, spread
@@ -205,7 +205,10 @@ def _add_term(pieces: _Pieces, term: Term) -> str | None:
 
 
 def _add_pos(pieces: _Pieces, term: Term) -> str | None:
+    """max(a, 0), or max(−a, 0)."""
     inside = affine_over(term.atom.args[0], pieces.dimension)
+    if isinstance(term.atom, Neg):
+        return _add_pos_of(pieces, term.coefficients, -inside.matrix, -inside.offset)
     return _add_pos_of(pieces, term.coefficients, inside.matrix, inside.offset)
 
 
@@ -351,7 +354,7 @@ _Rule = Callable[[_Pieces, Term], str | None]
 
 _RULES: tuple[tuple[tuple[type[Expression], ...], _Rule], ...] = (
     ((Abs, Norm1), _add_abs),
-    ((Pos,), _add_pos),
+    ((Pos, Neg), _add_pos),
     ((Huber,), _add_huber),
     ((Max, Min, Maximum, Minimum), _add_maximum),
 )

@@ -16,6 +16,7 @@ SEPARABLE = {
     "norm1": -2.0 * ak.norm1(w[:2] + 1.0) + ak.sum(w),
     "norm1 axis": -ak.inner([1.0, 2.0], ak.norm1(ak.reshape(w[np.array([0, 1, 2, 0])], (2, 2)), axis=0)),
     "pos": -ak.sum(ak.pos(D @ w - 1.0)) - ak.pos(-w[1]),
+    "neg": -ak.sum(ak.neg(D @ w - 1.0)) - 0.5 * ak.neg(w[1]),
     "huber": -ak.sum(ak.huber(D @ w - 1.0, M=0.7)),
     "squares": -ak.sum_squares(D @ w - 1.0) + 0.1 * ak.square(w[0]),
     "hidden diagonal": -ak.square(w[0] + w[1]) - ak.square(w[0] - w[1]),
