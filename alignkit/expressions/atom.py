@@ -154,16 +154,13 @@ class Atom(Node):
     """A nonlinear function of its arguments.
 
     An atom gives its curvature, its monotonicity and gain over the ranges of its arguments, its range, and its value
-    by the array API. Scalar convex atoms also give their conjugate and a projection onto its domain, for dual methods.
+    and transposed derivative by the array API. Scalar convex atoms also give their conjugate and a projection onto its domain, for dual methods.
     """
 
     #: The axes reduced, None for all entries or for elementwise atoms.
     axis: int | tuple[int, ...] | None = None
     #: By how much the value moves when every entry of every argument moves by 1; None where it moves otherwise.
     common_shift: float | None = None
-
-    def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
-        raise NotImplementedError(self.name)
 
     def conjugate(self, dual: Array) -> Array:
         """The convex conjugate φ*(y) = sup_x ⟨y, x⟩ − φ(x), for y in its domain.
@@ -252,6 +249,7 @@ class Reduction(Atom):
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         return [self._widened(xp, cotangent) * self._slope(xp, values[0], self._widened(xp, result))]
 
+    @abstractmethod
     def _slope(self, xp: Any, value: Array, result: Array) -> Array:
         """A subgradient of each result in the entries it is made of: (n, *arg.shape).
 
@@ -260,7 +258,6 @@ class Reduction(Atom):
             value: the argument, (n, *arg.shape).
             result: the results, with the reduced axes kept.
         """
-        raise NotImplementedError(self.name)
 
     def _widened(self, xp: Any, results: Array) -> Array:
         """(n, *shape) with the reduced axes back, of length 1, to stand beside values of the argument."""
