@@ -154,7 +154,8 @@ class Atom(Node):
     """A nonlinear function of its arguments.
 
     An atom gives its curvature, its monotonicity and gain over the ranges of its arguments, its range, and its value
-    and transposed derivative by the array API. Scalar convex atoms also give their conjugate and a projection onto its domain, for dual methods.
+    and transposed derivative by the array API. Scalar convex atoms also give their conjugate and a projection onto its
+    domain, for dual methods.
     """
 
     #: The axes reduced, None for all entries or for elementwise atoms.
