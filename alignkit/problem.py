@@ -19,6 +19,7 @@ from alignkit.compiler.verdicts import Verdict
 from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError, Status
 from alignkit.expressions import Expression, Parameter, as_expression, from_cvxpy
+from alignkit.expressions.expression import versions_of
 from alignkit.expressions.imported import is_cvxpy
 from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
@@ -49,10 +50,6 @@ class _Solved:
     plan: Plan
     backend: TiltSampler | ProxSolver | None
     session: ProxSession | None = None
-
-
-def _versions(parameters: tuple[Parameter, ...]) -> tuple[int, ...]:
-    return tuple(parameter.version for parameter in parameters)
 
 
 class Problem:
@@ -106,7 +103,7 @@ class Problem:
 
     def _analysed(self) -> _Analysis:
         """The diagnosis and the verdicts at the present values of the parameters."""
-        versions = _versions(self.parameters)
+        versions = versions_of(self.parameters)
         if self._analysis is None or self._analysis.versions != versions:
             recipe = None if self._analysis is None else self._analysis.recipe
             if recipe is None or not recipe.refresh():

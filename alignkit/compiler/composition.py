@@ -6,12 +6,10 @@ coordinates w of the row space. What is linear at the top costs no dimension: it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from alignkit.compiler.leaves import Leaves, centred
-from alignkit.compiler.terms import Weights, add_vectors, assemble, signs_of_weights, split_terms, weighted
+from alignkit.compiler.terms import Weights, add_vectors, assemble, signs_of_weights, split_terms
 from alignkit.contracts import Composition
 from alignkit.errors import ParameterError, ShapeError
 from alignkit.expressions import (
@@ -25,6 +23,7 @@ from alignkit.expressions import (
 )
 from alignkit.expressions.arrays import Floats
 from alignkit.expressions.atom import substitute
+from alignkit.expressions.expression import versions_of
 from alignkit.expressions.rowspace import RowSpace, row_space
 
 __all__ = ["Recipe", "compose"]
@@ -96,7 +95,7 @@ class Recipe:
         self._constant: Expression | None = None
         self._space = _no_rows(self._variable.size, tolerance)
         #: The versions that the composition and its row space were made of.
-        self._held = _versions(reward.parameters())
+        self._held = versions_of(reward.parameters())
         self._factorised: tuple[int, ...] = ()
         self.composition = self._compose(dimension_max)
 
@@ -107,26 +106,23 @@ class Recipe:
             True when `composition` holds them, with the same f; False when their values change the structure, as the
             rank, and the reward must be composed anew.
         """
-        if self._whole or _versions(self.reward.parameters()) == self._held:
+        if self._whole or versions_of(self.reward.parameters()) == self._held:
             return True
-        self._held = _versions(self.reward.parameters())
+        self._held = versions_of(self.reward.parameters())
         found = split_terms(self._scalar, self._variable)
         if [id(atom) for _, atom in found.terms] != [id(weights.atom) for weights in self._weights]:
             return False
         for (values, _), weights in zip(found.terms, self._weights, strict=True):
             weights.refresh(values)
         space, leaves = self._space, self._leaves
-        if _versions(leaves.slopes) != self._factorised:
+        if versions_of(leaves.slopes) != self._factorised:
             space = self._factorise()
             if space.subspace.dimension != self._space.subspace.dimension:
                 return False
             self._space = space
         origin = np.zeros(self._variable.shape)
-        start = 0
-        for leaf in leaves.made:
-            rows = space.coefficients[start : start + leaf.expression.size]
-            leaf.refresh(rows, origin)
-            start += leaf.expression.size
+        for leaf, part in leaves.parts():
+            leaf.refresh(space.coefficients[part], origin)
         linear, constant = self._with_shifts(found.linear, found.constant)
         self.composition = self._finish(self._f, linear, constant + self._remainder)
         return True
@@ -149,19 +145,16 @@ class Recipe:
             return self._compose_whole()
         linear, constant = self._with_shifts(found.linear, found.constant)
         if not leaves.made:
-            self._remainder = sum(float(weighted(weights, atom).value()) for weights, atom in prepared)
+            self._remainder = sum(float(weights.of(atom).value()) for weights, atom in prepared)
             self._f = None
             return self._finish(None, linear, constant + self._remainder)
         space = self._space = self._factorise()
         if space.subspace.dimension == variable.size:
             return self._compose_whole()
         self._w = w = Variable((space.subspace.dimension,), name="w") if space.subspace.dimension else None
-        start = 0
-        replaced: dict[int, Expression] = {}
-        for leaf in leaves.made:
-            rows = space.coefficients[start : start + leaf.expression.size]
-            replaced[id(leaf.expression)] = leaf.over_coordinates(rows, w)
-            start += leaf.expression.size
+        replaced = {
+            id(leaf.expression): leaf.over_coordinates(space.coefficients[part], w) for leaf, part in leaves.parts()
+        }
         f, self._remainder = assemble([(weights, substitute(atom, replaced)) for weights, atom in prepared])
         if f is not None and not f.depends:
             self._constant, f = f, None
@@ -174,7 +167,7 @@ class Recipe:
         return self._finish(f, linear, constant + self._remainder)
 
     def _factorise(self) -> RowSpace:
-        self._factorised = _versions(self._leaves.slopes)
+        self._factorised = versions_of(self._leaves.slopes)
         maps = [leaf.read() for leaf in self._leaves.made]
         scales = [self._leaves.scales.get(id(leaf.expression), 0.0) for leaf in self._leaves.made]
         matrices = [found.matrix for found in maps]
@@ -228,10 +221,6 @@ class Recipe:
             self._leaves.rows,
             self._tolerance,
         )
-
-
-def _versions(parameters: Sequence[Parameter]) -> tuple[int, ...]:
-    return tuple(parameter.version for parameter in parameters)
 
 
 def _no_rows(columns: int, tolerance: float) -> RowSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,7 @@ from alignkit.expressions import (
     vec,
 )
 from alignkit.expressions.arrays import Floats
-from alignkit.expressions.atom import Reduction, axes_of, folded, substitute
+from alignkit.expressions.atom import Reduction, folded, kept_shape, substitute
 from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum
 from alignkit.expressions.atoms.quadratic import LARGEST_SPECTRUM, QuadForm
 from alignkit.expressions.expression import topological, united
@@ -52,9 +53,7 @@ def centred(atom: Expression, leaves: Leaves) -> tuple[Expression, Expression | 
     assert isinstance(atom, Reduction)
     arg = atom.args[0]
     shift = mean(arg, atom.axis)
-    gone = axes_of(atom.axis, arg.ndim)
-    kept = tuple(1 if axis in gone else length for axis, length in enumerate(arg.shape))
-    level = arg - reshape(shift, kept)
+    level = arg - reshape(shift, kept_shape(arg.shape, atom.axis))
     leaves.scales[id(level)] = _row_scale(shift)
     leaves.names[id(level)] = f"{arg}, less their mean,"
     return folded(atom.with_args((level,))), shift if rate == 1.0 else rate * shift
@@ -166,12 +165,17 @@ class Leaves:
         """The parameters that the row space depends on."""
         return tuple(dict.fromkeys(parameter for leaf in self.made for parameter in leaf.slopes))
 
+    def parts(self) -> Iterator[tuple[Leaf, slice]]:
+        """Each leaf with the place of its rows in the stack of all."""
+        start = 0
+        for leaf in self.made:
+            yield leaf, slice(start, start + leaf.expression.size)
+            start += leaf.expression.size
+
     def notes(self, space: RowSpace) -> tuple[str, ...]:
         """What the factorisation dropped, and what it found badly scaled."""
-        notes, start = [], 0
-        for leaf in self.made:
-            part = slice(start, start + leaf.expression.size)
-            start = part.stop
+        notes = []
+        for leaf, part in self.parts():
             name = self.names.get(id(leaf.expression), str(leaf.expression))
             zero = int(space.zero[part].sum())
             dependent = leaf.expression.size - zero - int(space.pivot[part].sum())

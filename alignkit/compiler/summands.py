@@ -7,13 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
-from alignkit.expressions import AffineAtom, Atom, Constant, Expression, inner, sum as sum_of
+from alignkit.compiler.terms import weighted
+from alignkit.expressions import AffineAtom, Atom, Constant, Expression
 from alignkit.expressions.affine import Add, Negate
-from alignkit.expressions.arrays import Floats, is_operator, is_sparse
 from alignkit.expressions.atom import folded
 from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import linear_form
-from alignkit.expressions.matrices import Matrix
+from alignkit.expressions.matrices import only_row
 
 __all__ = ["Summands", "features", "summands_of"]
 
@@ -122,34 +122,17 @@ def _split_by_sign(term: Expression, parts: _Parts) -> bool:
     if not all(node.is_convex() or node.is_concave() for node, _ in form.parts):
         return False
     for node, matrix in form.parts:
-        weights = _row(matrix, node.size).reshape(node.shape)
+        weights = only_row(matrix, node.size).reshape(node.shape)
         if node.is_affine():
-            parts.affine.append(_weighted(weights, node))
+            parts.affine.append(weighted(weights, node))
             continue
         up, down = (parts.convex, parts.concave) if node.is_convex() else (parts.concave, parts.convex)
         for weight, side in ((np.maximum(weights, 0.0), up), (np.minimum(weights, 0.0), down)):
             if weight.any():
-                side.append(_weighted(weight, node))
+                side.append(weighted(weight, node))
     if form.offset.any():
         parts.affine.append(Constant(float(form.offset[0])))
     return True
-
-
-def _weighted(weights: Floats, node: Expression) -> Expression:
-    """⟨weights, node⟩ in its plainest form."""
-    first = float(weights.ravel()[0])
-    if not (weights == first).all():
-        return inner(weights, node)
-    total = node if node.shape == () else sum_of(node)
-    return total if first == 1.0 else -total if first == -1.0 else first * total
-
-
-def _row(matrix: Matrix | None, size: int) -> Floats:
-    if matrix is None:
-        return np.ones(size)
-    if is_operator(matrix):
-        return np.asarray(matrix.rmatvec(np.ones(1)), dtype=np.float64).ravel()
-    return np.asarray(matrix.toarray() if is_sparse(matrix) else matrix, dtype=np.float64).ravel()
 
 
 def _sum(terms: list[Expression]) -> Expression | None:

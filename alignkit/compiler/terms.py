@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from alignkit.expressions import (
     AffineAtom,
     Expression,
@@ -15,10 +13,10 @@ from alignkit.expressions import (
     inner,
     sum as sum_of,
 )
-from alignkit.expressions.arrays import Floats, is_operator, is_sparse
+from alignkit.expressions.arrays import Floats
 from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import linear_form
-from alignkit.expressions.matrices import Matrix
+from alignkit.expressions.matrices import only_row
 
 __all__ = ["Terms", "Weights", "add_vectors", "assemble", "signs_of_weights", "split_terms", "weighted"]
 
@@ -39,9 +37,9 @@ def split_terms(scalar: Expression, variable: Variable) -> Terms:
     form = linear_form(scalar)
     for node, matrix in form.parts:
         if node is variable:
-            linear = _as_vector(matrix, variable.size)
+            linear = only_row(matrix, variable.size)
         else:
-            weights = _as_vector(matrix, node.size)
+            weights = only_row(matrix, node.size)
             # A weight that is zero now may be another with the next value of a parameter.
             if weights.any() or scalar.parameters():
                 terms.append((weights, node))
@@ -68,6 +66,10 @@ class Weights:
                 nonpos=sign is Monotonicity.DECREASING,
                 name="h",
             )
+
+    def of(self, atom: Expression) -> Expression:
+        """⟨h, atom⟩, for the atom or what has taken its place."""
+        return weighted(self.values, atom) if self.parameter is None else inner(self.parameter, atom)
 
     def refresh(self, values: Floats) -> None:
         """Take over new values."""
@@ -100,15 +102,6 @@ def _times(first: Monotonicity, second: Monotonicity) -> Monotonicity:
     return Monotonicity.INCREASING if first is second else Monotonicity.DECREASING
 
 
-def _as_vector(row: Matrix | None, size: int) -> Floats:
-    """A 1×d matrix of any kind as a new vector."""
-    if row is None:
-        return np.ones(size)
-    if is_operator(row):
-        return np.array(row.rmatvec(np.ones(1)), dtype=np.float64).ravel()
-    return row.toarray().ravel() if is_sparse(row) else np.array(row, dtype=np.float64).ravel()
-
-
 def add_vectors(left: Floats | None, right: Floats | None) -> Floats | None:
     """left + right, None for 0; left is written to."""
     if left is None or right is None:
@@ -117,16 +110,13 @@ def add_vectors(left: Floats | None, right: Floats | None) -> Floats | None:
     return left
 
 
-def weighted(h: Weights, atom: Expression) -> Expression:
-    """⟨h, atom⟩ in its plainest form."""
-    if h.parameter is not None:
-        return inner(h.parameter, atom)
-    weights = h.values
-    if (weights == weights[0]).all():
-        total = atom if atom.shape == () else sum_of(atom)
-        weight = float(weights[0])
-        return total if weight == 1.0 else -total if weight == -1.0 else weight * total
-    return inner(weights.reshape(atom.shape), atom)
+def weighted(weights: Floats, atom: Expression) -> Expression:
+    """⟨weights, atom⟩ in its plainest form, for fixed weights of as many entries as the atom."""
+    first = float(weights.flat[0])
+    if not (weights == first).all():
+        return inner(weights.reshape(atom.shape), atom)
+    total = atom if atom.shape == () else sum_of(atom)
+    return total if first == 1.0 else -total if first == -1.0 else first * total
 
 
 def assemble(terms: list[tuple[Weights, Expression]]) -> tuple[Expression | None, float]:
@@ -134,7 +124,7 @@ def assemble(terms: list[tuple[Weights, Expression]]) -> tuple[Expression | None
     f: Expression | None = None
     constant = 0.0
     for weights, atom in terms:
-        term = weighted(weights, atom)
+        term = weights.of(atom)
         if not term.depends and not term.parameters():
             constant += float(term.value())
         else:

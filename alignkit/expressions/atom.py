@@ -262,9 +262,7 @@ class Reduction(Atom):
 
     def _widened(self, xp: Any, results: Array) -> Array:
         """(n, *shape) with the reduced axes back, of length 1, to stand beside values of the argument."""
-        gone = axes_of(self.axis, self.args[0].ndim)
-        kept = tuple(1 if axis in gone else length for axis, length in enumerate(self.args[0].shape))
-        return xp.reshape(results, (results.shape[0], *kept))
+        return xp.reshape(results, (results.shape[0], *kept_shape(self.args[0].shape, self.axis)))
 
     def _options(self) -> Sequence[str]:
         return () if self.axis is None else (f"axis={self.axis}",)
@@ -304,6 +302,12 @@ def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
 def batch_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
     """The reduced axes of values (n, *shape)."""
     return tuple(one + 1 for one in axes_of(axis, ndim))
+
+
+def kept_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape with the reduced axes of length 1."""
+    gone = axes_of(axis, len(shape))
+    return tuple(1 if position in gone else length for position, length in enumerate(shape))
 
 
 def reduced_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:

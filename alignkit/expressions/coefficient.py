@@ -7,7 +7,7 @@ from typing import Any
 
 from alignkit.expressions.arrays import is_sparse
 from alignkit.expressions.curvature import Interval
-from alignkit.expressions.expression import Expression
+from alignkit.expressions.expression import Expression, versions_of
 from alignkit.expressions.leaf import entries_of
 from alignkit.expressions.matrices import MovedMatrix
 
@@ -57,7 +57,7 @@ class Coefficient:
         return self._transposed[1]
 
     def _present(self) -> tuple[tuple[int, ...], Any, MovedMatrix]:
-        versions = tuple(parameter.version for parameter in self.constant.parameters())
+        versions = versions_of(self.constant.parameters())
         if self._held is None or self._held[0] != versions:
             matrix = self._arrange(entries_of(self.constant))
             self._held = versions, matrix, MovedMatrix(matrix)

@@ -166,7 +166,7 @@ class Expression(ABC):
             return found
         if any(parameter.is_unset for parameter in self._parameters):
             return math.inf
-        versions = tuple(parameter.version for parameter in self._parameters)
+        versions = versions_of(self._parameters)
         if self.__dict__.get("_lipschitz_at") != versions:
             for node in topological(self):
                 if node._parameters:
@@ -493,6 +493,11 @@ def united(args: tuple[Expression, ...]) -> tuple[Parameter, ...]:
     if not any(arg._parameters for arg in args):
         return ()
     return tuple(dict.fromkeys(parameter for arg in args for parameter in arg._parameters))
+
+
+def versions_of(parameters: tuple[Parameter, ...]) -> tuple[int, ...]:
+    """What changes exactly when one of the parameters gets another value."""
+    return tuple(parameter.version for parameter in parameters)
 
 
 def _forward(nodes: list[Expression], xp: Any, x: Array) -> dict[int, Array]:

@@ -110,10 +110,13 @@ class BroadcastTo(Layout):
     def _pull(self, position: int, left: Matrix | None) -> Matrix | None:
         if not isinstance(left, np.ndarray):
             return times(left, self._factors()[0])
-        arg = self.args[0]
-        padded = (1,) * (self.ndim - arg.ndim) + arg.shape
-        repeated = tuple(axis + 1 for axis in range(self.ndim) if padded[axis] != self.shape[axis])
-        return left.reshape(-1, *self.shape).sum(axis=repeated).reshape(left.shape[0], arg.size)
+        wide = left.reshape(-1, *self.shape)
+        return wide.sum(axis=self._repeated_axes()).reshape(left.shape[0], self.args[0].size)
+
+    def _repeated_axes(self) -> tuple[int, ...]:
+        """The axes of (n, *shape) along which entries are repeated."""
+        padded = (1,) * (self.ndim - self.args[0].ndim) + self.args[0].shape
+        return tuple(axis + 1 for axis in range(self.ndim) if padded[axis] != self.shape[axis])
 
     def _gain(self, position: int) -> float:
         return math.sqrt(self.size / self.args[0].size)
@@ -125,11 +128,9 @@ class BroadcastTo(Layout):
         return xp.broadcast_to(padded, (value.shape[0], *self.shape))
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
-        arg = self.args[0]
-        padded = (1,) * (self.ndim - arg.ndim) + arg.shape
-        repeated = tuple(axis + 1 for axis in range(self.ndim) if padded[axis] != self.shape[axis])
+        repeated = self._repeated_axes()
         total = xp.sum(cotangent, axis=repeated) if repeated else cotangent
-        return [xp.reshape(total, (cotangent.shape[0], *arg.shape))]
+        return [xp.reshape(total, (cotangent.shape[0], *self.args[0].shape))]
 
     def _format(self, parts: Sequence[Printed]) -> Printed:
         return parts[0]

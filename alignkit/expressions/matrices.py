@@ -152,6 +152,15 @@ def row_of(matrix: Matrix, place: int) -> Floats:
     return np.asarray(row.toarray() if is_sparse(row) else row, dtype=np.float64).ravel()
 
 
+def only_row(matrix: Matrix | None, size: int) -> Floats:
+    """The row of a 1×size matrix of any kind, (size,), as a new vector; None is the identity of a single entry."""
+    if matrix is None:
+        return np.ones(size)
+    if is_operator(matrix):
+        return np.array(matrix.rmatvec(np.ones(1)), dtype=np.float64).ravel()
+    return matrix.toarray().ravel() if is_sparse(matrix) else np.array(matrix, dtype=np.float64).ravel()
+
+
 def norm_bound(matrix: Matrix | None) -> float:
     """An upper bound of ‖matrix‖₂: exact for small Gram matrices, else Frobenius or √(‖·‖₁‖·‖∞).
 

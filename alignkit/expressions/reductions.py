@@ -14,9 +14,9 @@ from alignkit.expressions.arrays import Array, flat
 from alignkit.expressions.atom import (
     AffineAtom,
     as_argument,
-    axes_of,
     batch_axes,
     folded,
+    kept_shape,
     normalise_axis,
     reduced_shape,
 )
@@ -60,8 +60,7 @@ class Sum(AffineAtom):
     def _spread(self, entries: Any) -> Any:
         """(m, size) to (m, arg.size): each column repeated where its summands are."""
         arg = self.args[0]
-        gone = axes_of(self.axis, arg.ndim)
-        kept = tuple(1 if axis in gone else length for axis, length in enumerate(arg.shape))
+        kept = kept_shape(arg.shape, self.axis)
         wide = np.broadcast_to(entries.reshape(-1, *kept), (entries.shape[0], *arg.shape))
         return wide.reshape(entries.shape[0], arg.size)
 
@@ -89,8 +88,7 @@ class Sum(AffineAtom):
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         arg = self.args[0]
-        gone = axes_of(self.axis, arg.ndim)
-        kept = tuple(1 if axis in gone else length for axis, length in enumerate(arg.shape))
+        kept = kept_shape(arg.shape, self.axis)
         wide = xp.reshape(cotangent * self.weight, (cotangent.shape[0], *kept))
         return [xp.broadcast_to(wide, (cotangent.shape[0], *arg.shape))]
 

@@ -12,10 +12,10 @@ from alignkit.expressions.arrays import Floats, is_operator, is_sparse
 from alignkit.expressions.atom import Atom
 from alignkit.expressions.atoms.elementwise import Square
 from alignkit.expressions.atoms.quadratic import QuadForm, SumSquares
-from alignkit.expressions.expression import Expression
+from alignkit.expressions.expression import Expression, versions_of
 from alignkit.expressions.leaf import Variable
 from alignkit.expressions.linear import AffineMap, linear_form
-from alignkit.expressions.matrices import identity
+from alignkit.expressions.matrices import identity, only_row
 
 __all__ = [
     "LARGEST_HESSIAN",
@@ -213,7 +213,7 @@ def split(nonlinear: Expression) -> Split:
         (1, 1, 2.0)
     """
     # The compiler and every backend that bids split the same f.
-    versions = tuple(parameter.version for parameter in nonlinear.parameters())
+    versions = versions_of(nonlinear.parameters())
     kept: tuple[tuple[int, ...], Split] | None = nonlinear.__dict__.get("_split")
     if kept is None or kept[0] != versions:
         kept = versions, _split(nonlinear)
@@ -228,7 +228,7 @@ def _split(nonlinear: Expression) -> Split:
     curved: list[Curved] = []
     terms: list[Term] = []
     for node, matrix in form.parts:
-        coefficients = _row(matrix)
+        coefficients = only_row(matrix, node.size)
         if isinstance(node, Variable):
             vector += coefficients
             continue
@@ -281,12 +281,3 @@ def quadratic_form(nonlinear: Expression) -> Quadratic | None:
     """
     parts = split(nonlinear)
     return None if parts.terms or not parts.has_small_hessian else parts.quadratic
-
-
-def _row(matrix: Any) -> Floats:
-    """The single row of a linear part as a vector."""
-    if matrix is None:
-        return np.ones(1)
-    if is_operator(matrix):
-        return np.asarray(matrix.T @ np.ones(1)).ravel()
-    return np.asarray(matrix.toarray() if is_sparse(matrix) else matrix, dtype=np.float64).ravel()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from alignkit.citations import Citation
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
 from alignkit.errors import StaleFitError, UnboundedTransportError
+from alignkit.expressions.expression import versions_of
 from alignkit.expressions.splitting import split
 from alignkit_cvxpy.lowering import LOWERINGS, UNLOWERED
 from alignkit_cvxpy.minorants import MINORANTS, minorant
@@ -131,10 +132,6 @@ def _prepare(problem: ProxProblem) -> tuple[Tree, Penalty]:
     return tree, make_penalty(parts, problem.weight, moves=curves)
 
 
-def _versions(problem: ProxProblem) -> tuple[int, ...]:
-    return tuple(parameter.version for parameter in problem.nonlinear.parameters())
-
-
 def _block_rows(tree: Tree, rows: int) -> int:
     """How many rows to stack into a block: a power of 2, so that few programs are compiled."""
     largest = min(_BLOCK_ROWS, max(1, _BLOCK_ENTRIES // _entries(tree)))
@@ -188,7 +185,7 @@ class CvxpySession:
 
     def __init__(self, problem: ProxProblem, tree: Tree, penalty: Penalty) -> None:
         self.problem, self.tree, self.penalty = problem, tree, penalty
-        self._versions = _versions(problem)
+        self._versions = versions_of(problem.nonlinear.parameters())
         self._programs: dict[int, BlockProgram] = {}
         self._certified = all(type(atom) in MINORANTS for atom in tree.atoms)
 
@@ -210,7 +207,8 @@ class CvxpySession:
             return False
         if not (tree.has_form_of(self.tree) and penalty.has_form_of(self.penalty)):
             return False
-        self.problem, self.tree, self.penalty, self._versions = problem, tree, penalty, _versions(problem)
+        self.problem, self.tree, self.penalty = problem, tree, penalty
+        self._versions = versions_of(problem.nonlinear.parameters())
         return True
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
@@ -220,7 +218,7 @@ class CvxpySession:
             UnboundedTransportError: the solver calls it unbounded or infeasible, and no certificate refutes that.
             StaleFitError: the parameters took values at which the problem is no longer of the form that was opened.
         """
-        if _versions(self.problem) != self._versions and not self.update(self.problem):
+        if versions_of(self.problem.nonlinear.parameters()) != self._versions and not self.update(self.problem):
             raise StaleFitError(
                 f"The parameters of {self.problem.nonlinear} took values at which this session cannot answer it.",
                 ways_out=["Open the problem again.", "Raise λ in ak.Wasserstein(weight=λ)."],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,9 +54,9 @@ class Norm(Reduction):
         axes = self._batch_axes()
         return self._reduced(xp, values[0], axes) if axes else xp.abs(values[0])
 
+    @abstractmethod
     def _reduced(self, xp: Any, value: Array, axes: tuple[int, ...]) -> Array:
         """The norm along axes, of which there is at least one."""
-        raise NotImplementedError(self.name)
 
     def conjugate(self, dual: Array) -> Array:
         """0 on the unit ball of the dual norm."""
