@@ -16,7 +16,7 @@ from alignkit.compiler.explain import Explanation, explain_refusal
 from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_again
 from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.verdicts import Verdict
-from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
+from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltSampler
 from alignkit.errors import ParameterError, Status
 from alignkit.expressions import Expression, Parameter, as_expression, from_cvxpy
 from alignkit.expressions.expression import versions_of
@@ -261,8 +261,9 @@ class Problem:
         seed = checked_seed(seed)
         options = (backend, device, tolerance)
         plan = self._planned_again(options) or self.compile(backend=backend, device=device, tolerance=tolerance)
-        if isinstance(plan.request, TiltProgram):
-            choose_engine(plan.request, engine)
+        target = plan.target
+        if target is not None:
+            choose_engine(target, engine)
             if tolerance is not None:
                 raise ParameterError(
                     "tolerance= is a relative gap, which only Wasserstein closeness has.", ways_out=["Leave it out."]
@@ -274,9 +275,9 @@ class Problem:
         versions = tuple((parameter, parameter.version) for parameter in self.parameters)
         weight = self.closeness.present_weight
         with progress_lines(progress) as report:
-            if isinstance(plan.request, TiltProgram):
+            if target is not None:
                 sampler = registry.require(plan.backend, "tilt_sampler")()
-                fitted = fit_tilt(plan.request, sampler, engine=engine, seed=seed, progress=report)
+                fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=report)
                 certificate = fitted.moments.certify(weight, plan.composition.constant, plan.guarantee)
                 fine = certificate.calibration is None or certificate.calibration.holds
                 status = Status.SOLVED if fine else Status.INACCURATE

@@ -348,12 +348,6 @@ class TestBadInput:
         )
         assert not any("concave rewards are tractable" in way for way in error.ways_out)
 
-    def test_convex_under_kl_has_no_reduction_yet(self):
-        error = self.fails(
-            BackendUnavailableError, "tractable.*no reduction for it yet", ak.norm1(X), ak.KL(weight=1.0)
-        )
-        assert error.ways_out and error.expression == str(ak.norm1(X))
-
     @pytest.mark.parametrize("scale", [1.0, 3.0])
     def test_unbounded_transport_names_the_critical_weight(self, scale):
         reward = scale * ak.square(X[0])

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness
 from alignkit.compiler.phrases import brief, described, named
 from alignkit.compiler.summands import Summands, features, summands_of
@@ -27,12 +28,14 @@ class Diagnosis:
         composition: as r(x) = f(Qx) + ⟨g, x⟩ + c.
         closeness: the user's choice.
         curvature: of the reward; that of f where composition reveals more.
+        is_bounded: whether the base law is known to have bounded data.
     """
 
     reward: Expression
     composition: Composition
     closeness: Closeness
     curvature: Curvature
+    is_bounded: bool
 
     @property
     def dimension(self) -> int:
@@ -117,7 +120,8 @@ class Diagnosis:
         return named(found)
 
 
-def diagnose(reward: Expression, composition: Composition, closeness: Closeness) -> Diagnosis:
-    """Read off the curvature of a composed reward."""
+def diagnose(reward: Expression, composition: Composition, closeness: Closeness, base: BaseLaw) -> Diagnosis:
+    """Read off the curvature of a composed reward, and what of the base law decides its route."""
     nonlinear = composition.nonlinear
-    return Diagnosis(reward, composition, closeness, Curvature.AFFINE if nonlinear is None else nonlinear.curvature)
+    curvature = Curvature.AFFINE if nonlinear is None else nonlinear.curvature
+    return Diagnosis(reward, composition, closeness, curvature, base.data_range is not None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from alignkit import registry
 from alignkit.base.law import BaseLaw
 from alignkit.citations import DISCIPLINED_CONVEX_PROGRAMMING, Citation
@@ -18,7 +20,7 @@ from alignkit.compiler.refusals import NO_PLAN, about_reward, intractable, unser
 from alignkit.compiler.routes import ROUTES, Options, ProblemClass, Reduction, Request, Route, RouteTable, class_of
 from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
 from alignkit.compiler.verdicts import Verdict, judge
-from alignkit.contracts import Bid, Composition, Guarantee, ProxSolver, Refusal, TiltSampler
+from alignkit.contracts import Bid, Composition, Guarantee, ProxSolver, Refusal, TiltProgram, TiltSampler
 from alignkit.errors import (
     AlignkitError,
     BackendRefusedError,
@@ -30,6 +32,7 @@ from alignkit.errors import (
 from alignkit.expressions import Expression
 from alignkit.registry import BackendStatus
 from alignkit.tilting.properness import check_proper
+from alignkit.tilting.target import TiltTarget
 from alignkit.transport.boundedness import check_bounded
 
 __all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
@@ -94,6 +97,13 @@ class Plan:
     def backend(self) -> str:
         """The name of the backend chosen; "none" where no backend is needed."""
         return "none" if self.bid is None else self.bid.backend
+
+    @property
+    def target(self) -> TiltTarget | None:
+        """The law to sample, over the directions that the backend is asked for; None under Wasserstein closeness."""
+        if not isinstance(self.request, TiltProgram):
+            return None
+        return TiltTarget(self.request, self.composition.nonlinear, self.closeness.present_weight, np.ones(1))
 
     @property
     def answers(self) -> tuple[Bid | Refusal, ...]:
@@ -169,7 +179,7 @@ def analyse(
             ways_out=["Declare x = ak.Variable(base.shape).", "Reshape inside the reward: ak.reshape(x, …)."],
             expression=str(reward),
         )
-    diagnosis = diagnose(reward, composition, closeness)
+    diagnosis = diagnose(reward, composition, closeness, base)
     return diagnosis, judge(table.routes(class_of(closeness)), diagnosis)
 
 

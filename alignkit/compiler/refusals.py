@@ -46,9 +46,16 @@ def intractable(diagnosis: Diagnosis, verdicts: Sequence[Verdict]) -> Intractabl
             f"The intrinsic dimension k = {diagnosis.dimension} of the reward is too large for every route that would "
             f"take it otherwise. k is the rank of {diagnosis.described_features}."
         )
+        general = [f"A reward that looks at x through at most {GRID_DIMENSION_MAX} linear features."]
+        if isinstance(diagnosis.closeness, KL):
+            general.append("A sum of squares, maxima of few affine pieces, and convex functions of one feature each.")
+        else:
+            general.append("A concave reward.")
+    elif isinstance(diagnosis.closeness, KL) and diagnosis.has_wanted:
+        why = "exp(r/λ) is not known to be bounded by a mixture of exponentials, so that tilts of p could make up q."
         general = [
-            f"A reward that looks at x through at most {GRID_DIMENSION_MAX} linear features.",
-            "A concave reward.",
+            "huber(…) or logistic(…) in place of what grows faster than linearly.",
+            "A base law with data_range=(…), if the data are bounded.",
         ]
     elif isinstance(diagnosis.closeness, KL):
         why = (

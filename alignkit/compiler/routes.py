@@ -21,6 +21,7 @@ from alignkit.compiler.closeness import KL, Closeness
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named
 from alignkit.contracts import Guarantee, ProxProblem, TiltProgram
+from alignkit.tilting.selection import missing_measure
 from alignkit.transport.boundedness import dominated_by_penalty
 from alignkit.transport.reduction import reduce_transport
 
@@ -249,6 +250,18 @@ def _why_not_lipschitz(diagnosis: Diagnosis) -> str:
     return f"no Lipschitz constant of f is known: {named(steep)}" if steep else "no Lipschitz constant of f is known"
 
 
+def _lacks_measure(diagnosis: Diagnosis, *, bounded: bool) -> str | None:
+    nonlinear = diagnosis.composition.nonlinear
+    return None if nonlinear is None else missing_measure(nonlinear, bounded=bounded)
+
+
+def _outgrows_measures(diagnosis: Diagnosis) -> str | None:
+    # A term of too high a rank is not asked how it grows.
+    if diagnosis.is_bounded or _lacks_measure(diagnosis, bounded=True) is not None:
+        return None
+    return _lacks_measure(diagnosis, bounded=False)
+
+
 def _why_not_few(diagnosis: Diagnosis) -> str:
     return f"k = {diagnosis.dimension} is above {GRID_DIMENSION_MAX}: the rank of {diagnosis.described_features}"
 
@@ -258,6 +271,17 @@ NOT_AFFINE = Precondition(
     "the reward is not affine", lambda found: not found.is_affine, lambda found: "the reward is affine: there is no f"
 )
 CONVEX = Precondition("the reward is convex", _is_convex, lambda found: found.shortfall)
+HAS_MEASURE = Precondition(
+    "exp(f/λ) is, or is bounded by, a mixture of exponentials that is known",
+    lambda found: _lacks_measure(found, bounded=True) is None,
+    lambda found: _lacks_measure(found, bounded=True) or "",
+    limits_dimension=True,
+)
+TAME = Precondition(
+    "beside its quadratic part f grows no faster than linearly, or the data are bounded",
+    lambda found: _outgrows_measures(found) is None,
+    lambda found: _outgrows_measures(found) or "",
+)
 CONCAVE_IN_TOTAL = Precondition("r − λ·c is concave", _is_dominated, _why_not_dominated)
 LIPSCHITZ = Precondition("f is Lipschitz", lambda found: math.isfinite(found.lipschitz), _why_not_lipschitz)
 FEW_DIMENSIONS = Precondition(
@@ -284,8 +308,11 @@ def _cost_of_projection(diagnosis: Diagnosis) -> float:
 
 
 def _tilt_program(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> TiltProgram:
-    directions = (diagnosis.composition.linear / diagnosis.closeness.present_weight)[None]
-    return TiltProgram(base, directions, np.ones((1, 1)), options.rows, options.device)
+    composition = diagnosis.composition
+    rows = composition.subspace.embed(np.eye(composition.dimension)).reshape(-1, composition.ambient)
+    directions = np.vstack([rows, composition.linear / diagnosis.closeness.present_weight])
+    known = np.eye(1, composition.dimension + 1, composition.dimension)
+    return TiltProgram(base, directions, known, options.rows, options.device)
 
 
 def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> ProxProblem | None:
@@ -332,9 +359,9 @@ ROUTES = RouteTable(
             source=UNDER_KL,
             target=TILTS,
             becomes="q is a mixture of linear tilts, by a convex program over their weights",
-            preconditions=(CONVEX,),
+            preconditions=(NOT_AFFINE, CONVEX, HAS_MEASURE, TAME),
             cost=_cost_of_projection,
-            guarantee="exact by rejection",
+            guarantee="the target is a mixture of tilts, exact by rejection where the mixture bounds it",
             citations=(QUADRATIC_REWARDS, TRACTABILITY_LANDSCAPE),
         ),
         Reduction(
@@ -377,7 +404,7 @@ ROUTES = RouteTable(
     ),
     terminals=(
         Terminal(ONE_TILT, "tilt_sampler", _tilt_program),
-        Terminal(TILTS, missing="this version of alignkit has no reduction for it yet"),
+        Terminal(TILTS, "tilt_sampler", _tilt_program),
         Terminal(SHIFT, request=_prox_problem),
         Terminal(CONCAVE_PROXIMAL, "prox_solver", _prox_problem),
         Terminal(LIPSCHITZ_PROXIMAL, "prox_solver", _prox_problem),

@@ -1,72 +1,78 @@
-"""The choice between engines, and the one call that fits a tilt."""
+"""The choice between engines, and the one call that fits a target."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from alignkit.contracts import DenoisingTiltSession, Progress, TiltProgram, TiltSampler
+from alignkit.contracts import Progress, TiltSampler
 from alignkit.errors import ParameterError
 from alignkit.tilting.annealed import fit_annealed, particle_count
 from alignkit.tilting.direct import fit_direct
 from alignkit.tilting.fitted import FittedTilt
+from alignkit.tilting.selection import has_finite_measure
+from alignkit.tilting.target import TiltTarget
 
 __all__ = ["Engine", "choose_engine", "fit_tilt"]
 
 Engine = Literal["auto", "direct", "annealed"]
 
 
-def choose_engine(program: TiltProgram, engine: str) -> Engine:
-    """The engine for a program: direct for exact laws and denoisers, annealed for learned ones.
+def choose_engine(target: TiltTarget, engine: str) -> Engine:
+    """The engine for a target: direct where a few tilts make it up and the denoiser is exact, else annealed.
 
     Arguments:
-        program: the tilt wanted.
+        target: the law wanted.
         engine: "auto", "direct" or "annealed".
 
     Raises:
-        ParameterError: an unknown engine, or the direct one on a learned denoiser, where it is wrong.
+        ParameterError: an unknown engine; or the direct one on a learned denoiser, where it is wrong, or for a reward
+            that takes too many tilts.
     """
     if engine not in {"auto", "direct", "annealed"}:
         raise ParameterError(f"Unknown engine {engine!r}.", ways_out=["Use 'auto', 'direct' or 'annealed'."])
-    if engine == "direct" and not program.base.exact:
+    base, nonlinear = target.program.base, target.nonlinear
+    has_few_tilts = nonlinear is None or has_finite_measure(nonlinear)
+    if engine == "direct" and not base.exact:
         raise ParameterError(
-            f"engine='direct' starts the tilted denoiser at σ_max, where the network of {program.base.name!r} "
+            f"engine='direct' starts the tilted denoiser at σ_max, where the network of {base.name!r} "
             "never saw such inputs: its draws and its log-partition would be wrong.",
             ways_out=[
                 "Use engine='annealed' (or 'auto').",
                 "Declare Denoiser(exact=True) if it is the true posterior mean.",
             ],
         )
+    if engine == "direct" and not has_few_tilts:
+        raise ParameterError(
+            f"engine='direct' lists the tilts that make up the law, too many with k = {target.dimension}.",
+            ways_out=["Use engine='annealed' (or 'auto'), which takes any k."],
+            expression=str(nonlinear),
+        )
     if engine == "auto":
-        return "direct" if program.base.exact else "annealed"
+        return "direct" if base.exact and has_few_tilts else "annealed"
     return "direct" if engine == "direct" else "annealed"
 
 
 def fit_tilt(
-    program: TiltProgram, sampler: TiltSampler, *, engine: str = "auto", seed: int, progress: Progress = None
+    target: TiltTarget, sampler: TiltSampler, *, engine: str = "auto", seed: int, progress: Progress = None
 ) -> FittedTilt:
-    """Fit the one tilt of a program.
+    """Fit a target.
 
     Arguments:
-        program: one direction θ, at coordinate 1.
+        target: the law wanted.
         sampler: the backend's.
         engine: "auto", "direct" or "annealed".
         seed: fixes every draw of the fit.
         progress: told how far it is.
 
     Returns:
-        a sampler of q_θ with what the fit measured.
+        a sampler of q with what the fit measured.
 
     Raises:
-        ParameterError: the engine does not exist, or does not fit the law or the backend.
+        ParameterError: the engine does not exist, or does not fit the law or the reward.
     """
-    chosen = choose_engine(program, engine)
-    session = sampler.open(program)
+    chosen = choose_engine(target, engine)
+    session = sampler.open(target.program)
     if chosen == "direct":
-        return fit_direct(program, session, seed=seed, progress=progress)
-    if session.nfe_per_draw == 0:
-        raise ParameterError(
-            "engine='annealed' moves particles with a denoiser, and the backend 'exact' draws in closed form.",
-            ways_out=["Use engine='auto'.", "Use backend='torch' to anneal all the same."],
-        )
-    denoising: DenoisingTiltSession = session  # type: ignore[assignment]  # evaluations are a denoiser's
-    return fit_annealed(denoising, seed=seed, particles=particle_count(program.base.ambient), progress=progress)
+        return fit_direct(target.program, session, seed=seed, progress=progress)
+    count = particle_count(target.program.base.ambient)
+    return fit_annealed(session, seed=seed, particles=count, progress=progress)

@@ -15,16 +15,18 @@ __all__ = ["FittedTilt", "TiltMoments"]
 
 @dataclass(frozen=True)
 class TiltMoments:
-    """What an engine measured of the tilt by θ.
+    """What an engine measured of a target q ∝ p·exp(e(x)), with e(x) = F(Qx) + ⟨h, x⟩.
 
     Arguments:
-        before: E_p⟨θ, x⟩, dimensionless.
-        after: E_{q_θ}⟨θ, x⟩, on draws such as `sample` returns.
-        log_partition: log E_p exp⟨θ, x⟩.
+        before: E_p[e], dimensionless.
+        after: E_q[e], on draws such as `sample` returns.
+        log_partition: log E_p exp(e).
         ess: how many independent draws the engine's own randomness is worth; infinite for independent draws.
         nfe_per_sample: evaluations of the base denoiser per returned sample.
         calibration: the sampler against reweighted base draws, where it needs one.
         details: further facts for the certificate, by name.
+        acceptance: the share of proposals that are kept.
+        kl: KL(q‖p), where the errors of `after` and `log_partition` are not independent; else taken from them.
     """
 
     before: Estimate
@@ -34,9 +36,11 @@ class TiltMoments:
     nfe_per_sample: float
     calibration: Calibration | None
     details: dict[str, str] = field(default_factory=dict)
+    acceptance: float = 1.0
+    kl: Estimate | None = None
 
     def certify(self, weight: float, constant: float, guarantee: str) -> KLCertificate:
-        """The certificate of the affine reward r(x) = λ⟨θ, x⟩ + c.
+        """The certificate of the reward r(x) = λ·e(x) + c.
 
         Arguments:
             weight: λ.
@@ -44,11 +48,11 @@ class TiltMoments:
             guarantee: what is promised, with its source.
         """
 
-        def reward(feature: Estimate) -> Estimate:
-            return Estimate(weight * feature.value + constant, weight * feature.standard_error)
+        def reward(exponent: Estimate) -> Estimate:
+            return Estimate(weight * exponent.value + constant, weight * exponent.standard_error)
 
         offset = constant / weight
-        kl = Estimate(
+        kl = self.kl or Estimate(
             self.after.value - self.log_partition.value,
             math.hypot(self.after.standard_error, self.log_partition.standard_error),
         )
@@ -57,7 +61,7 @@ class TiltMoments:
             reward_after=reward(self.after),
             kl=kl,
             log_partition=Estimate(self.log_partition.value + offset, self.log_partition.standard_error),
-            acceptance=1.0,
+            acceptance=self.acceptance,
             ess=self.ess,
             nfe_per_sample=self.nfe_per_sample,
             calibration=self.calibration,
@@ -67,7 +71,7 @@ class TiltMoments:
 
 
 class FittedTilt(Protocol):
-    """A fitted sampler of q_θ, ready to draw any number of rows."""
+    """A fitted sampler of a target q, ready to draw any number of rows."""
 
     @property
     def moments(self) -> TiltMoments:

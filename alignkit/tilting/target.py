@@ -35,6 +35,14 @@ class TiltTarget:
         """The intrinsic dimension k."""
         return self.program.directions.shape[0] - self.linear.size
 
+    @property
+    def box(self) -> tuple[Floats, Floats] | None:
+        """The least and the largest w that p may have, (k,) each; None where the data have no known range."""
+        if self.program.base.data_range is None:
+            return None
+        ends = self.program.directions[: self.dimension, :, None] * np.asarray(self.program.base.data_range)
+        return ends.min(axis=2).sum(axis=1), ends.max(axis=2).sum(axis=1)
+
     def coordinates_of(self, features: Floats) -> Floats:
         """w = Qx, (n, k), from what a session's `features` gives, (n, k + l)."""
         return features[:, : self.dimension]

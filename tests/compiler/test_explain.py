@@ -273,9 +273,6 @@ ERRORS = {
         5 * ak.square(X[0]) + ak.sum(X), W, UnboundedTransportError, "square(x[0])", "critical value 10",
     ),
     "BackendRefusedError": (ak.norm2(B @ X), W, BackendRefusedError, "norm2([2×5 constant] @ x)", "cvxpy: "),
-    "BackendUnavailableError": (
-        ak.norm1(X), KL, BackendUnavailableError, "norm1(x)", "no reduction for it yet",
-    ),
 }  # fmt: skip
 
 
