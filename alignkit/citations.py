@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DISCIPLINED_CONVEX_PROGRAMMING", "QUADRATIC_REWARDS", "TRACTABILITY_LANDSCAPE", "Citation"]
+__all__ = [
+    "DISCIPLINED_CONVEX_PROGRAMMING",
+    "PRECONDITIONED_CRANK_NICOLSON",
+    "QUADRATIC_REWARDS",
+    "TRACTABILITY_LANDSCAPE",
+    "Citation",
+]
 
 _LATEX = str.maketrans({"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_"})
 
@@ -93,4 +99,15 @@ DISCIPLINED_CONVEX_PROGRAMMING = Citation(
     venue="Global Optimization: From Theory to Implementation, pages 155–210",
     kind="incollection",
     doi="10.1007/0-387-30528-9_7",
+)
+
+PRECONDITIONED_CRANK_NICOLSON = Citation(
+    key="cotter_roberts_stuart_white_2013",
+    title="MCMC methods for functions: modifying old algorithms to make them faster",
+    year=2013,
+    authors=("S. L. Cotter", "G. O. Roberts", "A. M. Stuart", "D. White"),
+    venue="Statistical Science 28(3), pages 424–446",
+    kind="article",
+    arxiv="1202.0709",
+    doi="10.1214/13-STS421",
 )

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat
+import numpy as np
+from numpy.typing import NDArray
+
 from alignkit import registry
 from alignkit.aligned import Aligned
 from alignkit.base.law import BaseLaw
@@ -15,10 +19,12 @@ from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.explain import Explanation, explain_refusal
 from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_again
 from alignkit.compiler.refusals import NO_PLAN
-from alignkit.compiler.verdicts import Verdict
-from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltSampler
+from alignkit.compiler.routes import ALLOWING_HEURISTICS, ROUTES, class_of
+from alignkit.compiler.verdicts import Verdict, judge
+from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError, Status
-from alignkit.expressions import Expression, Parameter, as_expression, from_cvxpy
+from alignkit.expressions import Expression, Parameter, Variable, as_expression, from_cvxpy
+from alignkit.expressions.atoms.lipschitz import black_box
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.imported import is_cvxpy
 from alignkit.noise import checked_seed
@@ -56,7 +62,9 @@ class Problem:
     """Align a base law p to a reward r: find q that maximises E_q[r] − λ·D(q, p).
 
     Arguments:
-        reward: a scalar expression of one variable of the base law's shape, of alignkit or of cvxpy.
+        reward: a scalar expression of one variable of the base law's shape, of alignkit or of cvxpy; or a function of
+            your own from a batch (n, *shape), in the sampler's arrays, to (n,), of which nothing is known, so that only
+            `solve(heuristic=True)` takes it.
         base: the base law p, any of `ak.base`.
         closeness: D and λ: `ak.KL(weight=λ)` or `ak.Wasserstein(weight=λ)`.
 
@@ -86,7 +94,7 @@ class Problem:
                 f"Closeness must be ak.KL(weight=λ) or ak.Wasserstein(weight=λ), not {closeness!r}.",
                 ways_out=["ak.KL(weight=1.0).", "ak.Wasserstein(weight=1.0)."],
             )
-        self.reward: Expression = from_cvxpy(reward) if is_cvxpy(reward) else as_expression(reward)
+        self.reward: Expression = _as_reward(reward, base)
         self.base = base
         self.closeness = closeness
         self._analysis: _Analysis | None = None
@@ -112,13 +120,16 @@ class Problem:
             self._analysis = _Analysis(versions, recipe, *found)
         return self._analysis
 
-    def compile(self, *, backend: str = "auto", device: str = "auto", tolerance: float | None = None) -> Plan:
+    def compile(
+        self, *, backend: str = "auto", device: str = "auto", tolerance: float | None = None, heuristic: bool = False
+    ) -> Plan:
         """Check the problem, choose its route and its backend, without drawing anything.
 
         Arguments:
             backend: "auto", or a backend's name to insist on.
             device: "auto", "cpu", "cuda", … as the engine names it.
             tolerance: the largest relative gap wanted, under Wasserstein closeness; 1e-6 if None.
+            heuristic: allow a method without a bound, where there is no other.
 
         Returns:
             the plan; print it for an explanation.
@@ -132,13 +143,16 @@ class Problem:
             BackendRefusedError: the backend, or every one, refused.
         """
         found = self._analysed()
+        table = ALLOWING_HEURISTICS if heuristic else ROUTES
+        routes = table.routes(class_of(self.closeness))
         return make_plan(
             found.diagnosis,
-            found.verdicts,
+            judge(routes, found.diagnosis) if heuristic else found.verdicts,
             self.base,
             backend=backend,
             device=device,
             tolerance=_TOLERANCE if tolerance is None else tolerance,
+            table=table,
         )
 
     def explain(self) -> Explanation:
@@ -236,6 +250,7 @@ class Problem:
         backend: str = "auto",
         engine: str = "auto",
         device: str = "auto",
+        heuristic: bool = False,
         verbose: bool = False,
         progress: bool | None = None,
     ) -> Aligned:
@@ -247,6 +262,7 @@ class Problem:
             backend: "auto", or a backend's name to insist on.
             engine: under KL: "auto", "direct" or "annealed".
             device: "auto", "cpu", "cuda", … as the engine names it.
+            heuristic: under KL, allow annealed Monte Carlo without a bound where no other route takes the reward.
             verbose: print the plan before solving.
             progress: True shows progress lines, False none, None only in a terminal.
 
@@ -260,10 +276,13 @@ class Problem:
         """
         seed = checked_seed(seed)
         options = (backend, device, tolerance)
-        plan = self._planned_again(options) or self.compile(backend=backend, device=device, tolerance=tolerance)
+        plan = self._planned_again(options) or self.compile(
+            backend=backend, device=device, tolerance=tolerance, heuristic=heuristic
+        )
         target = plan.target
-        if target is not None:
-            choose_engine(target, engine)
+        if isinstance(plan.request, TiltProgram):
+            if target is not None:
+                choose_engine(target, engine)
             if tolerance is not None:
                 raise ParameterError(
                     "tolerance= is a relative gap, which only Wasserstein closeness has.", ways_out=["Leave it out."]
@@ -275,10 +294,18 @@ class Problem:
         versions = tuple((parameter, parameter.version) for parameter in self.parameters)
         weight = self.closeness.present_weight
         with progress_lines(progress) as report:
-            if target is not None:
+            if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
-                fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=report)
-                certificate = fitted.moments.certify(weight, plan.composition.constant, plan.guarantee)
+                if target is None:
+                    from alignkit.tilting.heuristic import fit_heuristic
+
+                    fitted = fit_heuristic(
+                        plan.request, sampler.open(plan.request), self._reward_of, weight, seed=seed, progress=report
+                    )
+                else:
+                    fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=report)
+                constant = 0.0 if target is None else plan.composition.constant
+                certificate = fitted.moments.certify(weight, constant, plan.guarantee)
                 fine = certificate.calibration is None or certificate.calibration.holds
                 status = Status.SOLVED if fine else Status.INACCURATE
                 self._last = _Solved(options, plan, sampler)
@@ -311,5 +338,20 @@ class Problem:
         solver: ProxSolver = registry.require(plan.backend, "prox_solver")()
         return solver, solver.open(plan.request)
 
+    def _reward_of(self, x: Any) -> NDArray[np.float64]:
+        """r of draws in the engine's own arrays, (n, *shape) to (n,), on the host."""
+        values = self.reward.value(x)
+        found = values.cpu().numpy() if array_api_compat.is_torch_array(values) else np.asarray(values)
+        return found.astype(np.float64).reshape(-1)
+
     def __repr__(self) -> str:
         return f"Problem(maximise {self.closeness.objective}, r = {self.reward}, p = {self.base.name})"
+
+
+def _as_reward(reward: Any, base: BaseLaw) -> Expression:
+    """The reward as an expression; a function as a black box."""
+    if is_cvxpy(reward):
+        return from_cvxpy(reward)
+    if callable(reward):
+        return black_box(reward, Variable(base.shape))
+    return as_expression(reward)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness
-from alignkit.compiler.routes import CONCAVE_PROXIMAL, LIPSCHITZ_PROXIMAL, ONE_TILT, SHIFT, ProblemClass
+from alignkit.compiler.routes import (
+    CONCAVE_PROXIMAL,
+    LIPSCHITZ_PROXIMAL,
+    MONTE_CARLO,
+    ONE_TILT,
+    SHIFT,
+    TILTS,
+    ProblemClass,
+)
 from alignkit.contracts import Composition
 from alignkit.expressions import Expression, as_expression
 from alignkit.expressions.latex import latex, latex_name, latex_number
@@ -88,7 +96,7 @@ class _Reduced:
     def over_weight(self) -> str:
         """g/λ."""
         g = rf"\underset{{{self.composition.ambient}}}{{g}}"
-        return g if self.weight == "1" else rf"\frac{{1}}{{{self.weight}}} {g}"
+        return _over_weight(g, self.weight)
 
     @property
     def reward(self) -> str:
@@ -112,6 +120,27 @@ def _tilt(reduced: _Reduced) -> list[str]:
     ]
 
 
+def _mixture(reduced: _Reduced) -> list[str]:
+    x = reduced.x
+    shift = rf" + \left\langle {reduced.over_weight},\, {x}\right\rangle" if reduced.has_shift else ""
+    exponent = rf"\left\langle \theta,\, {reduced.projected}\right\rangle{shift}"
+    bound = rf"\exp\left({_over_weight('f', reduced.weight)}\left(w\right)\right)"
+    return [
+        rf"q\left({x}\right) &\propto p\left({x}\right) \int \exp\left({exponent}\right) d\mu\left(\theta\right),\quad "
+        rf"\int \exp\left\langle \theta,\, w\right\rangle d\mu\left(\theta\right) \geq {bound}",
+    ]
+
+
+def _target(reduced: _Reduced) -> list[str]:
+    x = reduced.x
+    exponent = rf"{_over_weight('r', reduced.weight)}\left({x}\right)"
+    return [rf"q\left({x}\right) &\propto p\left({x}\right) \exp\left({exponent}\right)"]
+
+
+def _over_weight(name: str, weight: str) -> str:
+    return name if weight == "1" else rf"\frac{{1}}{{{weight}}} {name}"
+
+
 def _shift(reduced: _Reduced) -> list[str]:
     moved = f"{reduced.x} + {reduced.over_weight}" if reduced.has_shift else reduced.x
     return [rf"T\left({reduced.x}\right) &= {moved}"]
@@ -132,6 +161,8 @@ def _proximal(reduced: _Reduced) -> list[str]:
 #: How a reduction is written, by the class of problems it ends in; of others only the composition is shown.
 STEPS: dict[ProblemClass, Callable[[_Reduced], list[str]]] = {
     ONE_TILT: _tilt,
+    TILTS: _mixture,
+    MONTE_CARLO: _target,
     SHIFT: _shift,
     CONCAVE_PROXIMAL: _proximal,
     LIPSCHITZ_PROXIMAL: _proximal,

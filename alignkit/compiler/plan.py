@@ -11,13 +11,23 @@ from alignkit import registry
 from alignkit.base.law import BaseLaw
 from alignkit.citations import DISCIPLINED_CONVEX_PROGRAMMING, Citation
 from alignkit.compiler.bids import Answers, Offer, collect_offers
-from alignkit.compiler.closeness import Closeness, Wasserstein
+from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import compose
 from alignkit.compiler.diagnosis import Diagnosis, diagnose
 from alignkit.compiler.explain import Explanation, explain_plan
 from alignkit.compiler.paths import Edge, cheapest_path
 from alignkit.compiler.refusals import NO_PLAN, about_reward, intractable, unserved
-from alignkit.compiler.routes import ROUTES, Options, ProblemClass, Reduction, Request, Route, RouteTable, class_of
+from alignkit.compiler.routes import (
+    MONTE_CARLO,
+    ROUTES,
+    Options,
+    ProblemClass,
+    Reduction,
+    Request,
+    Route,
+    RouteTable,
+    class_of,
+)
 from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
 from alignkit.compiler.verdicts import Verdict, judge
 from alignkit.contracts import Bid, Composition, Guarantee, ProxSolver, Refusal, TiltProgram, TiltSampler
@@ -26,6 +36,7 @@ from alignkit.errors import (
     BackendRefusedError,
     BackendUnavailableError,
     ImproperTargetError,
+    IntractableError,
     ShapeError,
     UnboundedTransportError,
 )
@@ -38,6 +49,8 @@ from alignkit.transport.boundedness import check_bounded
 __all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
 
 _SOLVED = ProblemClass("solved")
+#: The last way out of what is intractable under KL.
+WITHOUT_BOUND = "problem.solve(heuristic=True): annealed Monte Carlo for any reward, without a bound."
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +112,14 @@ class Plan:
         return "none" if self.bid is None else self.bid.backend
 
     @property
+    def is_heuristic(self) -> bool:
+        """Whether it comes without a bound, which the user has to allow."""
+        return self.chosen.terminal.problems == MONTE_CARLO
+
+    @property
     def target(self) -> TiltTarget | None:
-        """The law to sample, over the directions that the backend is asked for; None under Wasserstein closeness."""
-        if not isinstance(self.request, TiltProgram):
+        """The law to sample by tilts along the directions that the backend is asked for; None on other routes."""
+        if not isinstance(self.request, TiltProgram) or self.is_heuristic:
             return None
         return TiltTarget(self.request, self.composition.nonlinear, self.closeness.present_weight, np.ones(1))
 
@@ -113,6 +131,8 @@ class Plan:
     @property
     def guarantee(self) -> str:
         """What is promised: the reduction's part with its sources, and the backend's."""
+        if self.is_heuristic:
+            return self.chosen.guarantee
         backend = Guarantee.EXACT if self.bid is None else self.bid.guarantee
         sources = "; ".join(paper.short for paper in self.chosen.citations)
         reduction = f"{self.chosen.guarantee} ({sources})" if sources else self.chosen.guarantee
@@ -222,7 +242,8 @@ def make_plan(
         # Both hold for a problem as it stands, and only a backend is missing.
         tractable = isinstance(error, BackendUnavailableError | BackendRefusedError)
         found = _suggestions(diagnosis, base, table, statuses, tractable=tractable)
-        raise _with_ways_out(error, found) from error.__cause__
+        heuristics = isinstance(error, IntractableError) and isinstance(diagnosis.closeness, KL)
+        raise _with_ways_out(error, found, allows_heuristics=heuristics) from error.__cause__
 
 
 def plan_again(
@@ -396,8 +417,8 @@ def _suggestions(
     return suggest(diagnosis, base, find, tractable=tractable)
 
 
-def _with_ways_out(error: AlignkitError, found: Sequence[Suggestion]) -> AlignkitError:
+def _with_ways_out(error: AlignkitError, found: Sequence[Suggestion], *, allows_heuristics: bool) -> AlignkitError:
     """The error with proved ways out. That there is no target has ways out of its own, beside them."""
     own = error.ways_out if isinstance(error, UnboundedTransportError | ImproperTargetError) or not found else ()
-    ways = (*own, *(str(suggestion) for suggestion in found))
+    ways = (*own, *(str(suggestion) for suggestion in found), *((WITHOUT_BOUND,) if allows_heuristics else ()))
     return type(error)(error.message, ways_out=ways, expression=error.expression)

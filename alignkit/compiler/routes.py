@@ -16,7 +16,12 @@ from typing import Literal
 import numpy as np
 
 from alignkit.base.law import BaseLaw
-from alignkit.citations import QUADRATIC_REWARDS, TRACTABILITY_LANDSCAPE, Citation
+from alignkit.citations import (
+    PRECONDITIONED_CRANK_NICOLSON,
+    QUADRATIC_REWARDS,
+    TRACTABILITY_LANDSCAPE,
+    Citation,
+)
 from alignkit.compiler.closeness import KL, Closeness
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named
@@ -27,12 +32,15 @@ from alignkit.transport.reduction import reduce_transport
 
 __all__ = [
     "AFFINE",
+    "ALLOWING_HEURISTICS",
     "CONCAVE_PROXIMAL",
     "GRID_DIMENSION_MAX",
     "LIPSCHITZ_PROXIMAL",
+    "MONTE_CARLO",
     "ONE_TILT",
     "ROUTES",
     "SHIFT",
+    "TILTS",
     "Options",
     "Precondition",
     "ProblemClass",
@@ -45,6 +53,8 @@ __all__ = [
 
 #: Largest k for a certified global search.
 GRID_DIMENSION_MAX = 3
+#: Largest matrix Q that tilts are taken along, in entries (1 GB).
+DIRECTIONS_MAX = 2**27
 #: Costs, like the times that backends predict, are for this many rows.
 ROWS = 1000
 
@@ -271,6 +281,12 @@ NOT_AFFINE = Precondition(
     "the reward is not affine", lambda found: not found.is_affine, lambda found: "the reward is affine: there is no f"
 )
 CONVEX = Precondition("the reward is convex", _is_convex, lambda found: found.shortfall)
+FEW_DIRECTIONS = Precondition(
+    f"k·d ≤ {DIRECTIONS_MAX}",
+    lambda found: found.dimension * found.composition.ambient <= DIRECTIONS_MAX,
+    lambda found: f"Q would have {found.dimension}×{found.composition.ambient} entries, too many to tilt along",
+    limits_dimension=True,
+)
 HAS_MEASURE = Precondition(
     "exp(f/λ) is, or is bounded by, a mixture of exponentials that is known",
     lambda found: _lacks_measure(found, bounded=True) is None,
@@ -315,6 +331,11 @@ def _tilt_program(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> Tilt
     return TiltProgram(base, directions, known, options.rows, options.device)
 
 
+def _base_program(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> TiltProgram:
+    nothing = np.zeros((1, diagnosis.composition.ambient))
+    return TiltProgram(base, nothing, np.zeros((1, 1)), options.rows, options.device)
+
+
 def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> ProxProblem | None:
     return reduce_transport(
         diagnosis.composition,
@@ -330,6 +351,7 @@ def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> Prox
 UNDER_KL = ProblemClass("alignment under KL")
 ONE_TILT = ProblemClass("one linear tilt")
 TILTS = ProblemClass("a mixture of linear tilts")
+MONTE_CARLO = ProblemClass("annealed Monte Carlo")
 UNDER_WASSERSTEIN = ProblemClass("alignment under Wasserstein")
 SHIFT = ProblemClass("a shift")
 PROXIMAL = ProblemClass("a proximal problem in k dimensions")
@@ -359,7 +381,7 @@ ROUTES = RouteTable(
             source=UNDER_KL,
             target=TILTS,
             becomes="q is a mixture of linear tilts, by a convex program over their weights",
-            preconditions=(NOT_AFFINE, CONVEX, HAS_MEASURE, TAME),
+            preconditions=(NOT_AFFINE, CONVEX, FEW_DIRECTIONS, HAS_MEASURE, TAME),
             cost=_cost_of_projection,
             guarantee="the target is a mixture of tilts, exact by rejection where the mixture bounds it",
             citations=(QUADRATIC_REWARDS, TRACTABILITY_LANDSCAPE),
@@ -409,4 +431,18 @@ ROUTES = RouteTable(
         Terminal(CONCAVE_PROXIMAL, "prox_solver", _prox_problem),
         Terminal(LIPSCHITZ_PROXIMAL, "prox_solver", _prox_problem),
     ),
+)
+
+#: The table where the user allows what has no bound.
+ALLOWING_HEURISTICS = ROUTES.with_rows(
+    Reduction(
+        name="annealed Monte Carlo",
+        source=UNDER_KL,
+        target=MONTE_CARLO,
+        becomes="draws of p are moved towards q by Metropolis steps on the noise they are made of, as r is raised",
+        guarantee="heuristic, no bound: right only if the Metropolis steps mix",
+        strength=Guarantee.HEURISTIC,
+        citations=(PRECONDITIONED_CRANK_NICOLSON,),
+    ),
+    terminals=(Terminal(MONTE_CARLO, "tilt_sampler", _base_program),),
 )

@@ -885,6 +885,21 @@ def lipschitz(
     return folded(UserFunction(arg, fn, rate, gradient, bounds))
 
 
+def black_box(fn: Callable[[Any], Any], expression: Expression) -> Expression:
+    """A function of the user's own of which nothing at all is known.
+
+    Arguments:
+        fn: takes a batch (n, *expression.shape) of numpy, torch or jax arrays, and returns (n,) in the same library.
+        expression: what it is applied to.
+
+    Example:
+        >>> from alignkit.expressions import Variable
+        >>> black_box(lambda x: x[:, 0] ** 3, Variable(2)).lipschitz
+        inf
+    """
+    return UserFunction(expression, fn, math.inf, None, Interval())
+
+
 def _number(value: Any) -> float:
     """A real number as a float, NaN for anything else."""
     is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
