@@ -163,9 +163,11 @@ class TiltSession(Protocol):
 
     Attributes:
         nfe_per_draw: evaluations of the base denoiser per row of `draw`; 0 where none is needed.
+        evaluations: of the base denoiser so far, counted in rows.
     """
 
     nfe_per_draw: int
+    evaluations: int
 
     def draw(
         self,
@@ -189,6 +191,10 @@ class TiltSession(Protocol):
 
     def features(self, x: Any) -> Floats:
         """⟨direction, x⟩ for each row and direction, (n, m), float64 on the host."""
+        ...
+
+    def take(self, x: Any, indices: NDArray[np.int64]) -> Any:
+        """Rows of an array of draws by index."""
         ...
 
 
@@ -225,10 +231,6 @@ class DenoisingTiltSession(TiltSession, Protocol):
 
     def spread(self, x: Any) -> float:
         """The standard deviation of an entry of x, its root mean square over entries, in units of x."""
-        ...
-
-    def take(self, x: Any, indices: NDArray[np.int64]) -> Any:
-        """Rows of a device array by index."""
         ...
 
 

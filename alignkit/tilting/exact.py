@@ -41,10 +41,11 @@ class ExactTiltSession:
     """Exact draws of one law's tilts; see `alignkit.contracts.TiltSession`.
 
     Attributes:
-        nfe_per_draw: 0, since no denoiser is called.
+        nfe_per_draw, evaluations: 0, since no denoiser is called.
     """
 
     nfe_per_draw = 0
+    evaluations = 0
 
     def __init__(self, base: ExactLaw, directions: Floats) -> None:
         self._base = base
@@ -69,3 +70,8 @@ class ExactTiltSession:
     def features(self, x: Floats) -> Floats:
         """⟨direction, x⟩, (n, m)."""
         return x.reshape(x.shape[0], -1) @ self._directions.T
+
+    def take(self, x: Floats, indices: NDArray[np.int64]) -> Floats:
+        """Rows by index; see `alignkit.contracts.TiltSession`."""
+        taken: Floats = x[indices]
+        return taken

@@ -55,6 +55,7 @@ class TorchTiltSession:
         self._solver = solver
         self._directions = self._tensor(directions)
         self._centres: dict[bytes, torch.Tensor] = {}
+        self.evaluations = 0
         origin = torch.zeros((1, base.ambient), dtype=self.dtype, device=device)
         self._base_mean = self._denoise(origin, base.sigma_max, None)
         self._check_finite(self._base_mean)
@@ -71,6 +72,7 @@ class TorchTiltSession:
     @torch.no_grad()
     def _denoise(self, x: torch.Tensor, sigma: float, theta: torch.Tensor | None) -> torch.Tensor:
         """D_θ(x, σ) of flat rows, (n, d)."""
+        self.evaluations += x.shape[0]
         return tilted_denoise(self._flat_denoise, x, sigma, theta)
 
     def _flat_denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -79,6 +81,7 @@ class TorchTiltSession:
         return found
 
     def _solve(self, theta: torch.Tensor | None, x: torch.Tensor, sigma: float, nfe: int) -> torch.Tensor:
+        self.evaluations += nfe * x.shape[0]
         denoise, sigma_min = self._flat_denoise, self.base.sigma_min
         return solve_flow(denoise, x, sigma_min, sigma, nfe=nfe, solver=self._solver, tilt=theta)
 
@@ -144,9 +147,12 @@ class TorchTiltSession:
         key = coordinates.tobytes()
         if key in self._centres:
             return self._centres[key]
-        shift = self.base.sigma_max**2 * theta
+        # Rows of a finite mixture share few tilts, each of which is evaluated once.
+        _, first_rows, places = np.unique(coordinates, axis=0, return_index=True, return_inverse=True)
+        shift = self.base.sigma_max**2 * theta[torch.as_tensor(first_rows, device=self.device)]
         first = self._denoise(self._base_mean + shift, self.base.sigma_max, None)
         centre = self._denoise(first + shift, self.base.sigma_max, None)
+        centre = centre[torch.as_tensor(places.reshape(-1), device=self.device)]
         if coordinates.shape[0] == 1:
             self._centres[key] = centre
         return centre
