@@ -17,6 +17,7 @@ from alignkit.compiler.verdicts import Verdict
 from alignkit.contracts import Composition
 from alignkit.errors import AlignkitError
 from alignkit.expressions import Curvature
+from alignkit.tilting.engines import ENGINES, choose_engine
 
 if TYPE_CHECKING:
     from alignkit.compiler.plan import Plan
@@ -57,7 +58,7 @@ def explain_plan(plan: Plan) -> Explanation:
             tree=_tree(plan.diagnosis),
             routes=_routes(plan.verdicts, plan.chosen),
             answers=Answers(plan.offers, plan.bid),
-            plan=(*steps, Fact("guarantee", plan.guarantee), *warnings),
+            plan=(*steps, *_engine(plan), Fact("guarantee", plan.guarantee), *warnings),
         )
     )
 
@@ -83,6 +84,12 @@ def explain_refusal(
             error=error,
         )
     )
+
+
+def _engine(plan: Plan) -> tuple[Fact, ...]:
+    if plan.target is None:
+        return ()
+    return (Fact("engine", ENGINES[choose_engine(plan.target, "auto")]),)
 
 
 def _lines(account: Account) -> list[str]:

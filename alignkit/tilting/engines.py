@@ -12,9 +12,15 @@ from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.selection import has_finite_measure
 from alignkit.tilting.target import TiltTarget
 
-__all__ = ["Engine", "choose_engine", "fit_tilt"]
+__all__ = ["ENGINES", "Engine", "choose_engine", "fit_tilt"]
 
 Engine = Literal["auto", "direct", "annealed"]
+
+#: What the engines do, in a sentence.
+ENGINES: dict[str, str] = {
+    "direct": "direct: a tilt by its share of the mixture, then a draw of that tilt; independent draws",
+    "annealed": "annealed: particles carried from p to q through mixtures of growing tilts, then a fresh move each",
+}
 
 
 def choose_engine(target: TiltTarget, engine: str) -> Engine:
