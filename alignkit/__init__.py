@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from alignkit import base, errors
 from alignkit.expressions import (
     Constant,
+    Constraint,
+    E,
     Expression,
     Parameter,
     Variable,
@@ -90,6 +92,8 @@ __all__ = [
     "KL",
     "Aligned",
     "Constant",
+    "Constraint",
+    "E",
     "Expression",
     "Parameter",
     "Plan",

@@ -22,6 +22,7 @@ from alignkit.expressions.atoms.powers import geo_mean, inv_pos, power, sqrt
 from alignkit.expressions.atoms.quadratic import quad_form, quad_over_lin, sum_squares
 from alignkit.expressions.curvature import Curvature, Interval, Monotonicity, Sign
 from alignkit.expressions.entry import Entry
+from alignkit.expressions.expectation import Constraint, E, Expectation, expectations, without_expectations
 from alignkit.expressions.expression import Condition, Expression
 from alignkit.expressions.imported import from_cvxpy
 from alignkit.expressions.layout import concatenate, reshape, stack, vec
@@ -39,8 +40,11 @@ __all__ = [
     "Atom",
     "Condition",
     "Constant",
+    "Constraint",
     "Curvature",
+    "E",
     "Entry",
+    "Expectation",
     "Expression",
     "Interval",
     "Monotonicity",
@@ -61,6 +65,7 @@ __all__ = [
     "distance_to_points",
     "entr",
     "exp",
+    "expectations",
     "from_cvxpy",
     "geo_mean",
     "huber",
@@ -105,4 +110,5 @@ __all__ = [
     "total_variation",
     "trace",
     "vec",
+    "without_expectations",
 ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "Expression"]
 
 #: The constructors behind the operators ("add", "multiply", …), registered by the modules that define the nodes.
-operations: dict[str, Callable[..., Expression]] = {}
+operations: dict[str, Callable[..., Any]] = {}
 
 #: How tightly a printed form binds, loosest first.
 SUM, PRODUCT, UNARY, CALL = range(4)
@@ -58,7 +58,8 @@ class Expression(ABC):
         shape: the shape of its values.
         args: the sub-expressions it is built from.
 
-    Expressions compare and hash by identity and are never changed once built.
+    Expressions hash by identity and are never changed once built. They compare by identity too, but for those of
+    expectations, whose comparisons are constraints.
 
     Example:
         >>> from alignkit.expressions import Variable, norm1
@@ -76,6 +77,7 @@ class Expression(ABC):
         self._shape = check_shape(tuple(int(length) for length in shape), str(type(self).__name__))
         self._args = args
         self._depends: bool = any(arg._depends for arg in args)
+        self._has_expectation: bool = any(arg._has_expectation for arg in args)
         self._parameters: tuple[Parameter, ...] = united(args)
 
     # ---- structure
@@ -116,8 +118,13 @@ class Expression(ABC):
 
     @property
     def depends(self) -> bool:
-        """True when a variable occurs in the expression."""
+        """True when a variable, or an expectation, occurs in the expression."""
         return self._depends
+
+    @property
+    def has_expectation(self) -> bool:
+        """True when an expectation `E(…)` occurs in the expression."""
+        return self._has_expectation
 
     def with_args(self, args: tuple[Expression, ...]) -> Expression:
         """The same node over other arguments of the same shapes.
@@ -131,6 +138,7 @@ class Expression(ABC):
         node = copy.copy(self)
         node._args = args
         node._depends = any(arg._depends for arg in args)
+        node._has_expectation = any(arg._has_expectation for arg in args)
         node._parameters = united((*node._constants(), *args))
         for name in self._memoised:
             node.__dict__.pop(name, None)
@@ -440,6 +448,24 @@ class Expression(ABC):
             expression=f"{base}**{enclosed(self._printed(), CALL)}",
             ways_out=(f"exp(log({base}) * e) for a positive base",),
         )
+
+    def __eq__(self, other: object) -> Any:
+        return operations["compare"](self, "==", other)
+
+    def __le__(self, other: Any) -> Any:
+        return operations["compare"](self, "<=", other)
+
+    def __ge__(self, other: Any) -> Any:
+        return operations["compare"](self, ">=", other)
+
+    def __lt__(self, other: Any) -> Any:
+        return operations["compare"](self, "<", other)
+
+    def __gt__(self, other: Any) -> Any:
+        return operations["compare"](self, ">", other)
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def __getitem__(self, key: Any) -> Expression:
         return operations["index"](self, key)

@@ -11,13 +11,14 @@ from typing import Any
 from alignkit.expressions.affine import Add, Divide, Inner, MatMul, Multiply, Negate
 from alignkit.expressions.arrays import is_operator
 from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, products, quadratic
+from alignkit.expressions.expectation import Constraint, Expectation
 from alignkit.expressions.expression import LONGEST_TEXT, Expression
 from alignkit.expressions.layout import BroadcastTo, Concatenate, Index, Reshape, Stack, Transpose, Vec
 from alignkit.expressions.leaf import Constant, Parameter, Variable
 from alignkit.expressions.operators import LinearMap
 from alignkit.expressions.reductions import Trace
 
-__all__ = ["Form", "Letters", "latex", "latex_name", "latex_number"]
+__all__ = ["Form", "Letters", "constraint_latex", "latex", "latex_name", "latex_number"]
 
 #: How tightly a written form binds, loosest first. A form of POWER takes no further script, one of SUBSCRIPTED takes a
 #: superscript alone. An entrywise product stands apart: a ∘ (Bx) is not (a ∘ B)x.
@@ -126,6 +127,20 @@ def latex(expression: Expression, letters: Letters | None = None) -> str:
     return found[id(expression)].text
 
 
+def constraint_latex(constraint: Constraint) -> str:
+    """A constraint in LaTeX, for mathematics mode.
+
+    Example:
+        >>> from alignkit.expressions import E, Variable
+        >>> print(constraint_latex(E(Variable(2)[0]) == 1))
+        \\mathbb{E}_{q}\\left[x_{0}\\right] = 1
+    """
+    nodes = [*_nodes(constraint.left), *_nodes(constraint.right)]
+    letters = Letters(node.name for node in nodes if isinstance(node, Variable | Parameter))
+    sign = {"==": "=", "<=": r"\le", ">=": r"\ge"}[constraint.relation]
+    return f"{latex(constraint.left, letters)} {sign} {latex(constraint.right, letters)}"
+
+
 def latex_name(name: str) -> str:
     """A name as a user gave it, in LaTeX: Greek by its English name, digits at its end as a subscript.
 
@@ -147,6 +162,8 @@ def latex_number(number: float) -> str:
 
 
 def _children(node: Expression) -> tuple[Expression, ...]:
+    if isinstance(node, Expectation):
+        return (node.expression,)
     return (node.constant, *node.args) if isinstance(node, Multiply | MatMul | Inner) else node.args
 
 
@@ -444,6 +461,7 @@ _squared_norm = norm(lambda node: "2", squared=True)
 #: From the class of a node to how it is written; any other is written as a function, by its name.
 RULES: dict[type[Expression], Rule] = {
     Variable: lambda node, parts, letters: _name(node.name),
+    Expectation: lambda node, parts, letters: Form(rf"\mathbb{{E}}_{{q}}\left[{parts[0].text}\right]", CLOSED),
     Parameter: lambda node, parts, letters: _name(node.name),
     Constant: lambda node, parts, letters: letters.of(node.array) if node.shape else _number(float(node.array)),
     Add: _sum,
