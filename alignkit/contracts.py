@@ -28,6 +28,7 @@ __all__ = [
     "ProxSession",
     "ProxSolution",
     "ProxSolver",
+    "PushforwardSession",
     "Refusal",
     "TiltProgram",
     "TiltSampler",
@@ -231,6 +232,22 @@ class DenoisingTiltSession(TiltSession, Protocol):
 
     def spread(self, x: Any) -> float:
         """The standard deviation of an entry of x, its root mean square over entries, in units of x."""
+        ...
+
+
+class PushforwardSession(TiltSession, Protocol):
+    """A session that also makes draws of the base by a deterministic map S of noise: x = S(z) with z ~ N(0, I)."""
+
+    def noise(self, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Any:
+        """z of some rows, (rows, m), on the session's device; numbered as for `draw`, m is the session's own."""
+        ...
+
+    def from_noise(self, noise: Any, progress: Progress = None) -> Any:
+        """S(z), (n, *shape), of rows z, (n, m), row by row, at `nfe_per_draw` evaluations each."""
+        ...
+
+    def take(self, x: Any, indices: NDArray[np.int64]) -> Any:
+        """Rows of a device array by index."""
         ...
 
 

@@ -97,6 +97,17 @@ class Empirical(ExactLaw):
             labels[block] = categorical(probabilities, uniforms[block])
         return self.data[labels].reshape((rows, *self.shape))
 
+    @property
+    def noise_size(self) -> int:
+        """One number chooses a data point."""
+        return 1
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """Data points by inversion; see `ExactLaw.from_noise`."""
+        from scipy.special import ndtr
+
+        return self.data[categorical(self.weights[None], ndtr(noise[:, 0]))].reshape((-1, *self.shape))
+
     def denoise(self, x: Any, sigma: Any) -> Any:
         """The exact posterior mean over the data; numpy, torch or jax arrays.
 

@@ -150,6 +150,22 @@ class ExactLaw(BaseLaw):
             (rows, *shape), float64.
         """
 
+    @property
+    @abstractmethod
+    def noise_size(self) -> int:
+        """How many standard normal numbers `from_noise` makes a draw of."""
+
+    @abstractmethod
+    def from_noise(self, noise: Floats) -> Floats:
+        """A map whose values have the law p where its arguments are standard normal.
+
+        Arguments:
+            noise: (n, noise_size).
+
+        Returns:
+            (n, *shape), float64.
+        """
+
     def sample(self, n: int, *, seed: int, progress: Progress = None) -> Floats:
         """Draw n rows from p itself; see `BaseLaw.sample`."""
         return self.draw_tilted(np.zeros((1, self.ambient)), checked_count(n), seed=seed)

@@ -172,6 +172,22 @@ class GaussianMixture(ExactLaw):
             out[chosen] = self.means[component] + shift + self._spread(component, noise[chosen], 0.5)
         return out.reshape((rows, *self.shape))
 
+    @property
+    def noise_size(self) -> int:
+        """A number for each coordinate, and one for the component."""
+        return self.ambient + 1
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """μ_c + Σ_c^½ z, the component c by inversion of the last number; see `ExactLaw.from_noise`."""
+        from scipy.special import ndtr
+
+        labels = categorical(self.weights[None], ndtr(noise[:, -1]))
+        out = np.empty((noise.shape[0], self.ambient))
+        for component in range(self.weights.size):
+            chosen = np.flatnonzero(labels == component)
+            out[chosen] = self.means[component] + self._spread(component, noise[chosen, :-1], 0.5)
+        return out.reshape((-1, *self.shape))
+
     def denoise(self, x: Any, sigma: Any) -> Any:
         """The exact posterior mean, a weighted sum of the components' own; numpy, torch or jax arrays.
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from alignkit.base.law import ExactLaw
 from alignkit.contracts import Bid, Guarantee, Progress, Refusal, TiltProgram
+from alignkit.noise import normal
 from alignkit.registry import Manifest
 
 __all__ = ["ExactTiltSampler", "ExactTiltSession", "manifest"]
@@ -38,7 +39,7 @@ class ExactTiltSampler:
 
 
 class ExactTiltSession:
-    """Exact draws of one law's tilts; see `alignkit.contracts.TiltSession`.
+    """Exact draws of one law's tilts; see `alignkit.contracts.TiltSession` and `PushforwardSession`.
 
     Attributes:
         nfe_per_draw, evaluations: 0, since no denoiser is called.
@@ -65,6 +66,18 @@ class ExactTiltSession:
         out = self._base.draw_tilted(coordinates @ self._directions, rows, seed=seed, stage=stage, first_row=first_row)
         if progress is not None:
             progress("sampling", rows, rows)
+        return out
+
+    def noise(self, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:
+        """z of some rows; see `alignkit.contracts.PushforwardSession`."""
+        found: Floats = normal(seed, rows, self._base.noise_size, stage=stage, first_row=first_row)
+        return found
+
+    def from_noise(self, noise: Floats, progress: Progress = None) -> Floats:
+        """Draws of the base as the law makes them of noise; see `alignkit.contracts.PushforwardSession`."""
+        out = self._base.from_noise(noise)
+        if progress is not None:
+            progress("sampling", len(out), len(out))
         return out
 
     def features(self, x: Floats) -> Floats:

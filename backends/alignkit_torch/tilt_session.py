@@ -108,11 +108,6 @@ class TorchTiltSession:
                 progress("sampling", stop, rows)
         return torch.cat(parts).reshape(rows, *self.base.shape)
 
-    def _noise(self, rows: int, seed: int, stage: int, first_row: int) -> torch.Tensor:
-        reference = torch.empty(0, dtype=self.dtype, device=self.device)
-        found: torch.Tensor = normal(seed, rows, self.base.ambient, stage=stage, first_row=first_row, like=reference)
-        return found
-
     @torch.no_grad()
     def draw(
         self,
@@ -133,12 +128,28 @@ class TorchTiltSession:
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
             theta = self._tilts(part)
             centre = self._centre(part, theta)
-            noise = self._noise(stop - start, seed, stage, first_row + start)
+            noise = self.noise(stop - start, seed=seed, stage=stage, first_row=first_row + start)
             return self._solve(
                 theta, torch.add(centre, noise, alpha=self.base.sigma_max), self.base.sigma_max, self.nfe_per_draw
             )
 
         return self._by_chunks(work, coordinates, rows, progress)
+
+    def noise(self, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> torch.Tensor:
+        """The noise that draws start at, (rows, d); see `alignkit.contracts.PushforwardSession`."""
+        reference = torch.empty(0, dtype=self.dtype, device=self.device)
+        found: torch.Tensor = normal(seed, rows, self.base.ambient, stage=stage, first_row=first_row, like=reference)
+        return found
+
+    @torch.no_grad()
+    def from_noise(self, noise: torch.Tensor, progress: Progress = None) -> torch.Tensor:
+        """Base draws by the flow from σ_max; see `alignkit.contracts.PushforwardSession`."""
+
+        def work(start: int, stop: int, _: Floats) -> torch.Tensor:
+            begin = torch.add(self._base_mean, noise[start:stop], alpha=self.base.sigma_max)
+            return self._solve(None, begin, self.base.sigma_max, self.nfe_per_draw)
+
+        return self._by_chunks(work, np.zeros((1, 1)), noise.shape[0], progress)
 
     def _centre(self, coordinates: Floats, theta: torch.Tensor | None) -> torch.Tensor:
         """The tilted means at σ_max, iterated twice; that of a tilt all rows share is kept for later draws."""
@@ -176,7 +187,7 @@ class TorchTiltSession:
         sigma = max(sigma, self.base.sigma_min)
 
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
-            noise = self._noise(stop - start, seed, stage, first_row + start)
+            noise = self.noise(stop - start, seed=seed, stage=stage, first_row=first_row + start)
             return self._solve(self._tilts(part), torch.add(flat[start:stop], noise, alpha=sigma), sigma, nfe)
 
         return self._by_chunks(work, coordinates, x.shape[0], progress)
