@@ -93,7 +93,8 @@ class PointMeasure(TiltMeasure):
 class GaussianMeasure(TiltMeasure):
     """N(h, C) over tilts: M(w) = exp(½⟨w, Cw⟩ + ⟨h, w⟩ + c), for a convex quadratic F of any rank.
 
-    Source: Hubbard and Stratonovich's identity, as in "Steering diffusion models with quadratic rewards", arXiv 2602.16570.
+    Source: Hubbard and Stratonovich's identity, as in "Steering diffusion models with quadratic rewards", arXiv
+    2602.16570.
 
     Arguments:
         covariance: C = H/λ, (k, k), symmetric positive semidefinite.
