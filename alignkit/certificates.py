@@ -18,13 +18,15 @@ class Calibration:
     """How far the tilt sampler's draws lie from reweighted draws of the base, where both can be had.
 
     Arguments:
-        residual: mean of ⟨θ, x⟩ over sampler draws minus that over reweighted base draws, in base standard deviations.
+        residual: mean of r/λ over sampler draws minus that over reweighted base draws, in base standard deviations.
         standard_error: of the residual.
         strength: the part of the full tilt, between 0 and 1, at which the two were compared.
         sigma: the noise scale draws are sent back to, in units of x.
         naive_residual: the same residual of the one-shot start from σ_max, which is wrong on learned denoisers.
-        drift: how far the moves on the way to the full tilt shifted the mean of ⟨θ, x⟩, summed, in base standard
+        drift: how far the moves on the way to the full tilt shifted the mean of r/λ, summed, in base standard
             deviations; a right denoiser leaves it where it is, also where no reweighted base draw reaches.
+        base_drift: how far one move without a tilt shifts the mean of r/λ over the base's own draws, in base standard
+            deviations: the model's disagreement with itself, which no tilt is to blame for.
     """
 
     residual: float
@@ -33,6 +35,7 @@ class Calibration:
     sigma: float
     naive_residual: float
     drift: Estimate = field(default=Estimate(0.0))
+    base_drift: Estimate = field(default=Estimate(0.0))
 
     @property
     def holds(self) -> bool:
@@ -58,7 +61,8 @@ class Calibration:
         return (
             f"{self.residual:+.3f} ± {self.standard_error:.3f} base sd (z = {self.z_score:+.1f}) "
             f"at {self.strength:.0%} of the tilt, σ = {self.sigma:.3g}; a naive start: {self.naive_residual:+.3f}; "
-            f"drift to the full tilt: {self.drift.value:+.3f} ± {self.drift.standard_error:.3f}"
+            f"drift to the full tilt: {self.drift.value:+.3f} ± {self.drift.standard_error:.3f}; "
+            f"the model's own drift: {self.base_drift.value:+.3f} ± {self.base_drift.standard_error:.3f}"
         )
 
 

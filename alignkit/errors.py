@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AlignkitError",
@@ -55,7 +56,13 @@ class ParameterError(AlignkitError, ValueError):
 
 
 class NonFiniteError(AlignkitError, ValueError):
-    """A NaN or an infinity in data, constants, or the output of a network or reward."""
+    """A NaN or an infinity in data, constants, or the output of a network or reward.
+
+    Attributes:
+        draws: the rows drawn before it came up, (n, *shape); None where there are none.
+    """
+
+    draws: Any = None
 
 
 class CurvatureError(AlignkitError):

@@ -1,38 +1,45 @@
-"""The annealed engine: particles carried from p to q_θ through intermediate tilts, for learned denoisers.
+"""The annealed engine: particles carried from p to q through mixtures of growing tilts, for any rank and any denoiser.
 
 A network never saw its inputs moved by σ²θ at large σ, so starting the tilted denoiser at σ_max is wrong there. Base
-draws are right, and so is a small move: particles are reweighted by exp((t' − t)⟨θ, x⟩), resampled, then noised to a
-moderate σ and denoised under t'θ, which leaves q_{t'θ} invariant. This is sequential Monte Carlo (Del Moral, Doucet and
-Jasra, "Sequential Monte Carlo samplers", J. R. Stat. Soc. B 68, 2006), its temperatures chosen by effective sample
-size.
+draws are right, and so is a small move: particles of p·M_β(Qx)·exp(β⟨h, x⟩) are reweighted to the next β, resampled,
+and swept: θ from its law given x, then x noised to a moderate σ and denoised under θ. The sweep leaves that mixture of
+tilts invariant and needs no normaliser, so that neither the rank of the reward nor the number of its tilts matters.
+This is sequential Monte Carlo (Del Moral, Doucet and Jasra, "Sequential Monte Carlo samplers", J. R. Stat. Soc. B 68,
+2006), its temperatures chosen by effective sample size. Where M only bounds exp F, draws of the last law are kept with
+probability exp(F)/M.
 
-Every move is a test: it must leave the mean of ⟨θ, x⟩ where the resampled particles have it. Where it does not, the
-tilt has left what the network knows at that noise, and a gentler move is tried.
+Every move is a test: it must leave the mean of r/λ where the resampled particles have it. Where it does not, the tilt
+has left what the network knows at that noise, and a gentler move is tried.
 
-Particles live on islands that resample apart, so that the spread between islands is an honest standard error: it
-holds the randomness of weights, of shared ancestors and of the moves.
+Particles live on islands that resample apart; see `alignkit.tilting.islands`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alignkit.contracts import DenoisingTiltSession, Progress
-from alignkit.errors import ParameterError
+from alignkit.certificates import Calibration
+from alignkit.contracts import DenoisingTiltSession, Floats, Progress, TiltSession
+from alignkit.errors import NonFiniteError, ParameterError
 from alignkit.estimates import Estimate
 from alignkit.noise import categorical, fold_seed, uniform
-from alignkit.tilting.calibration import DRIFT, GENTLEST, calibrate
+from alignkit.tilting.calibration import BOLDEST, DRIFT, GENTLEST, calibrate
 from alignkit.tilting.fitted import TiltMoments
-from alignkit.tilting.weighting import effective_size, largest_step, systematic_resampling
+from alignkit.tilting.gibbs import GibbsSweep
+from alignkit.tilting.islands import Islands
+from alignkit.tilting.measures import TiltMeasure
+from alignkit.tilting.path import TiltPath
+from alignkit.tilting.rejection import draw_accepted
+from alignkit.tilting.target import TiltTarget
+from alignkit.tilting.weighting import effective_size, largest_share, log_partition, systematic_resampling
 
 __all__ = ["AnnealedTilt", "fit_annealed", "particle_count"]
-
-Floats = NDArray[np.float64]
 
 _PARTICLES_MAX = 4096
 _ISLANDS = 16
@@ -44,32 +51,58 @@ _ESS_SHARE = 0.5
 _MOVE_NFE = 31
 # A path this long leads far beyond anything the network was trained on.
 _STAGES_MAX = 64
+# A bound as loose as this would be drawn from in vain.
+_ACCEPTANCE_MIN = 1e-4
+# The measure is chosen anew, from draws of the target's own region, unless this share of proposals is kept already.
+_ACCEPTANCE_FINE = 0.95
+# The least gain in acceptance, relative, that another measure is taken for.
+_GAIN = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class AnnealedTilt:
-    """Draws of q_θ: a particle chosen by the sample's seed, noised and denoised afresh; see `FittedTilt`.
+    """Draws of q: a particle chosen by the sample's seed, swept afresh, then kept or not; see `FittedTilt`.
 
     Arguments:
-        session: the sampler.
-        particles: (N, *shape), on its device, distributed as q_θ once weighted.
+        sweep: the fresh move.
+        particles: (N, *shape), on the session's device, distributed as p·M(Qx)·exp⟨h, x⟩ once weighted.
+        features: (N, m), of them.
         weights: (N,), summing to 1.
-        sigma: the noise scale of the fresh move, in units of x.
         moments: what the fit measured.
     """
 
-    session: DenoisingTiltSession
+    sweep: GibbsSweep
     particles: Any
+    features: Floats
     weights: Floats
-    sigma: float
     moments: TiltMoments
 
     def sample(self, rows: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw rows, (rows, *shape), as the session's own arrays."""
-        ancestors = categorical(self.weights[None], uniform(seed, rows, 1, stage=1)[:, 0])
-        start = self.session.take(self.particles, ancestors)
-        return self.session.renoise(
-            start, np.ones((1, 1)), sigma=self.sigma, nfe=_MOVE_NFE, seed=seed, stage=2, progress=progress
+        path = self.sweep.path
+        with _naming("drawing from the fitted particles"):
+            if path.is_exact:
+                return self._propose(0, rows, seed, progress)
+            return draw_accepted(
+                self.sweep.session,
+                lambda first, count: self._propose(first, count, seed),
+                path.log_acceptance,
+                rows,
+                acceptance=self.moments.acceptance,
+                ambient=path.target.program.base.ambient,
+                seed=seed,
+                progress=progress,
+            )
+
+    def _propose(self, first_row: int, rows: int, seed: int, progress: Progress = None) -> Any:
+        uniforms = uniform(fold_seed(seed, "ancestors"), rows, 1, first_row=first_row)[:, 0]
+        ancestors = categorical(self.weights[None], uniforms)
+        return self.sweep(
+            self.sweep.session.take(self.particles, ancestors),
+            self.features[ancestors],
+            seed=fold_seed(seed, "draws"),
+            first_row=first_row,
+            progress=progress,
         )
 
 
@@ -85,118 +118,272 @@ def particle_count(ambient: int) -> int:
 
 
 def fit_annealed(
-    session: DenoisingTiltSession, *, seed: int, particles: int = _PARTICLES_MAX, progress: Progress = None
+    target: TiltTarget,
+    session: TiltSession,
+    *,
+    seed: int,
+    particles: int | None = None,
+    progress: Progress = None,
+    measure: TiltMeasure | None = None,
 ) -> AnnealedTilt:
-    """Fit one tilt by annealing.
+    """Fit a target by annealing.
 
     Arguments:
-        session: a sampler of the one direction θ, wanted at coordinate 1.
+        target: the law wanted.
+        session: opened on its program.
         seed: fixes the particles.
-        particles: how many, a multiple of 16; see `particle_count`.
-        progress: told how far it is, as the share of the path from 0 to θ in percent.
+        particles: how many, a multiple of 16; `particle_count` if None.
+        progress: told how far it is, as the share β of the path from p to q in percent.
+        measure: bounds exp F; chosen if None.
+
+    Returns:
+        a sampler of q with what the fit measured.
 
     Raises:
-        ParameterError: the tilt is so strong that the path to it does not end.
-        NonFiniteError: the denoiser returned a NaN or an infinity.
+        ParameterError: the reward is so strong that the path to it does not end, or its bound so loose that nearly
+            no draw would be kept.
+        NonFiniteError: the denoiser returned a NaN or an infinity; the message says where on the path.
     """
-    seed = fold_seed(seed, "annealing")
-    x = session.draw(np.zeros((1, 1)), particles, seed=seed, progress=progress)
-    scores = session.features(x)[:, 0]
-    before = Estimate.of_mean(scores)
-    calibration = calibrate(session, x, scores, seed=fold_seed(seed, "calibration"), nfe=_MOVE_NFE)
-    mover = _Mover(session, seed, float(scores.std()), GENTLEST * session.spread(x), calibration.sigma)
+    count = particle_count(target.program.base.ambient) if particles is None else particles
+    if count % _ISLANDS or count < 2 * _ISLANDS:
+        raise ParameterError(f"particles must be a multiple of {_ISLANDS}, two or more of it, not {count}.")
+    return _Annealing(target, session, fold_seed(seed, "annealing"), progress).run(count, measure)
 
-    island_log_z = np.zeros(_ISLANDS)
-    ancestors = np.arange(particles)
-    strength, stage, smallest = 0.0, 0, math.inf
-    while strength < 1.0:
-        stage += 1
-        if stage > _STAGES_MAX:
-            raise ParameterError(
-                f"The tilt θ = g/λ is too strong for this base law: {_STAGES_MAX} stages of annealing reached "
-                f"{strength:.1%} of it.",
-                ways_out=[f"Multiply the weight λ by {1 / max(strength, 1e-9):.3g} or more.", "Scale the reward down."],
+
+@dataclass(frozen=True, eq=False)
+class _Particles:
+    """Draws x (N, *shape) on the device with their features (N, m) on the host."""
+
+    x: Any
+    features: Floats
+
+
+class _Annealing:
+    """One run from p to q.
+
+    Arguments:
+        target: the law wanted.
+        session: opened on its program.
+        seed: fixes everything.
+        progress: told β in percent.
+    """
+
+    def __init__(self, target: TiltTarget, session: TiltSession, seed: int, progress: Progress) -> None:
+        self._target, self._session, self._seed, self._progress = target, session, seed, progress
+        self._share, self._stage = 0.0, 0
+        self._smallest = math.inf
+        self._log_partitions = np.zeros(_ISLANDS)
+        self._ancestors = np.arange(0)
+
+    def run(self, count: int, measure: TiltMeasure | None) -> AnnealedTilt:
+        """Carry particles from p to q."""
+        with _naming("drawing from the base"):
+            drawn = self._session.draw(
+                np.zeros((1, self._target.program.directions.shape[0])),
+                count,
+                seed=fold_seed(self._seed, "base"),
+                progress=self._progress,
             )
-        step = largest_step(scores, _ESS_SHARE, at_most=1.0 - strength)
-        increments = (step * scores).reshape(_ISLANDS, -1)
-        island_log_z += np.logaddexp.reduce(increments, axis=1) - math.log(increments.shape[1])
-        smallest = min(smallest, effective_size(increments.ravel()))
-        strength = min(1.0, strength + step)
-        chosen = systematic_resampling(increments, uniform(seed, _ISLANDS, 1, stage=2 * stage + 1))
-        ancestors = ancestors[chosen]
-        x, scores = mover.move(session.take(x, chosen), scores[chosen], strength, stage=2 * stage)
-        if progress is not None:
-            progress("annealing", round(100 * strength), 100)
+        current = self._measured(drawn)
+        self._ancestors = np.arange(count)
+        exponents = self._target.exponent(current.features)
+        before = Estimate.of_mean(exponents)
+        if measure is None and self._target.nonlinear is not None:
+            measure = self._choose_measure(current.features, self._target.linear_part(current.features))
+        path = TiltPath(self._target, measure)
+        mover, calibration = self._mover(path, current, float(exponents.std()))
+        # M₀ is a constant, of which the first reweighting does not know.
+        self._log_partitions += path.log_density(current.features[:1], 0.0)
+        while self._share < 1.0:
+            current = self._raise_share(path, mover, current)
+        if not path.is_exact:
+            path, current = self._tighten(path, mover, current)
+        return self._finish(path, mover, current, before, calibration)
 
-    island_weights = np.exp(island_log_z - np.logaddexp.reduce(island_log_z))
-    # The certificate is about what `sample` returns, and that is one more move away.
-    _, returned = mover.move(x, scores, 1.0, stage=2 * stage + 2)
-    after = _over_islands(returned.reshape(_ISLANDS, -1).mean(axis=1), island_weights)
-    spread = float(np.var(scores))
-    ess = spread / after.standard_error**2 if after.standard_error > 0 else float(particles)
-    moments = TiltMoments(
-        before=before,
-        after=after,
-        log_partition=_log_mean(island_log_z),
-        ess=min(ess, float(particles)),
-        nfe_per_sample=_MOVE_NFE,
-        calibration=replace(calibration, sigma=mover.sigma, drift=mover.drift),
-        details={
-            "annealing": f"{stage} stages of {particles} particles, smallest ESS {smallest:.0f}",
-            "ancestors": f"{np.unique(ancestors).size} base draws survive",
-        },
-    )
-    weights = np.repeat(island_weights / (particles // _ISLANDS), particles // _ISLANDS)
-    return AnnealedTilt(session, x, weights, mover.sigma, moments)
+    def _measured(self, x: Any) -> _Particles:
+        return _Particles(x, self._session.features(x))
+
+    def _choose_measure(self, features: Floats, log_weights: Floats) -> TiltMeasure:
+        """A measure that is tight for weighted draws, which stand for p·exp⟨h, x⟩."""
+        from alignkit.tilting.selection import choose_measure
+
+        target = self._target
+        assert target.nonlinear is not None
+        rows = target.coordinates_of(features)
+        return choose_measure(
+            target.nonlinear,
+            target.weight,
+            pilot=rows,
+            box=target.box,
+            log_partition=lambda tilts: log_partition(rows, log_weights, tilts),
+        )
+
+    def _mover(self, path: TiltPath, current: _Particles, unit: float) -> tuple[_Mover, Calibration | None]:
+        """The moves of this run, calibrated where the denoiser is learned."""
+        if self._session.nfe_per_draw == 0:
+            return _Mover(self._session, seed=self._seed, unit=unit, nfe=0), None
+        session: DenoisingTiltSession = self._session  # type: ignore[assignment]  # evaluations imply a denoiser
+        entry = session.spread(current.x)
+        calibration = None
+        if not self._target.program.base.exact:
+            with _naming("calibrating on draws of the base"):
+                calibration = calibrate(
+                    path, session, current.x, current.features, seed=fold_seed(self._seed, "calibration"), nfe=_MOVE_NFE
+                )
+        sigma = BOLDEST * entry if calibration is None else calibration.sigma
+        mover = _Mover(session, seed=self._seed, unit=unit, nfe=_MOVE_NFE, sigma=sigma, gentlest=GENTLEST * entry)
+        return mover, calibration
+
+    def _raise_share(self, path: TiltPath, mover: _Mover, current: _Particles) -> _Particles:
+        """One stage: raise β, resample and sweep."""
+        if self._stage == _STAGES_MAX:
+            raise ParameterError(
+                f"The reward over its weight, r/λ, is too strong for this base law: {_STAGES_MAX} stages of annealing "
+                f"reached {self._share:.1%} of it.",
+                ways_out=[
+                    f"Multiply the weight λ by {1 / max(self._share, 1e-9):.3g} or more.",
+                    "Scale the reward down.",
+                ],
+            )
+        at, features = self._share, current.features
+        now = path.log_density(features, at)
+        step = largest_share(lambda step: path.log_density(features, at + step) - now, _ESS_SHARE, at_most=1.0 - at)
+        self._share = 1.0 if step >= 1.0 - at else at + step
+        current = self._reweight(path, mover, current, path.log_density(features, self._share) - now)
+        if self._progress is not None:
+            self._progress("annealing", round(100 * self._share), 100)
+        return current
+
+    def _reweight(self, path: TiltPath, mover: _Mover, current: _Particles, increments: Floats) -> _Particles:
+        """Resample every island by log-weights (N,), put their mean on its account, and sweep under β."""
+        self._stage += 1
+        by_island = increments.reshape(_ISLANDS, -1)
+        self._log_partitions += np.logaddexp.reduce(by_island, axis=1) - math.log(by_island.shape[1])
+        self._smallest = min(self._smallest, effective_size(increments))
+        uniforms = uniform(fold_seed(self._seed, "resampling"), _ISLANDS, 1, stage=self._stage)
+        chosen = systematic_resampling(by_island, uniforms)
+        self._ancestors = self._ancestors[chosen]
+        resampled = _Particles(self._session.take(current.x, chosen), current.features[chosen])
+        with _naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
+            return mover.move(path, resampled, self._share, stage=self._stage)
+
+    def _tighten(self, path: TiltPath, mover: _Mover, current: _Particles) -> tuple[TiltPath, _Particles]:
+        """Choose the bound anew from draws of the region where it has to be tight."""
+        weights = np.repeat(Islands(self._log_partitions).weights, len(current.features) // _ISLANDS)
+        kept = float(weights @ np.exp(path.log_acceptance(current.features)) / weights.sum())
+        if kept >= _ACCEPTANCE_FINE:
+            return path, current
+        density = path.log_density(current.features, 1.0)
+        to_linear = np.log(weights) + self._target.linear_part(current.features) - density
+        better = TiltPath(self._target, self._choose_measure(current.features, to_linear))
+        increments = better.log_density(current.features, 1.0) - density
+        if float(weights @ np.exp(increments) / weights.sum()) > 1 - _GAIN:
+            return path, current
+        return better, self._reweight(better, mover, current, increments)
+
+    def _finish(
+        self, path: TiltPath, mover: _Mover, current: _Particles, before: Estimate, calibration: Calibration | None
+    ) -> AnnealedTilt:
+        """Measure draws such as `sample` proposes, which are one more sweep away."""
+        count = len(current.features)
+        with _naming("in the last move of annealing, at all of r/λ"):
+            returned = mover.move(path, current, 1.0, stage=self._stage + 1)
+        log_kept = path.log_acceptance(returned.features).reshape(_ISLANDS, -1)
+        kept = np.exp(log_kept)
+        proposals = Islands(self._log_partitions)
+        islands = Islands(self._log_partitions + np.log(kept.mean(axis=1)))
+        acceptance = min(1.0, float(proposals.weights @ kept.mean(axis=1)))
+        if acceptance < _ACCEPTANCE_MIN:
+            raise ParameterError(
+                f"The bound on exp(r/λ) is too loose: {acceptance:.2g} of its draws would be kept.",
+                ways_out=["Raise the weight λ.", "Use a reward of lower rank or with fewer pieces."],
+            )
+        exponents = self._target.exponent(returned.features).reshape(_ISLANDS, -1)
+        means = (kept * exponents).sum(axis=1) / kept.sum(axis=1)
+        after = islands.mean(means)
+        spread = float((kept * (exponents - after.value) ** 2).sum() / kept.sum())
+        ess = spread / after.standard_error**2 if after.standard_error > 0 else math.inf
+        details = {
+            "annealing": f"{self._stage} stages of {count} particles, smallest ESS {self._smallest:.0f}",
+            "ancestors": f"{np.unique(self._ancestors).size} base draws survive",
+        }
+        if path.measure is not None:
+            details["tilt measure"] = path.measure.description
+        if not path.is_exact:
+            predicted = np.exp(path.log_acceptance(current.features)).reshape(_ISLANDS, -1).mean(axis=1)
+            details["acceptance"] = (
+                f"{proposals.mean(predicted)} predicted, {proposals.mean(kept.mean(axis=1))} after a fresh move"
+            )
+            details["bound"] = f"violated by {path.violations(returned.features)} of {count} draws"
+        moments = TiltMoments(
+            before=before,
+            after=after,
+            log_partition=islands.log_partition,
+            ess=min(ess, float(count)),
+            nfe_per_sample=mover.nfe / acceptance,
+            calibration=calibration and replace(calibration, sigma=mover.sigma, drift=mover.drift),
+            details=details,
+            acceptance=acceptance,
+            kl=islands.divergence(means),
+        )
+        weights = np.repeat(proposals.weights / (count // _ISLANDS), count // _ISLANDS)
+        return AnnealedTilt(mover.sweep(path), current.x, current.features, weights, moments)
 
 
 class _Mover:
-    """Renoising moves whose noise scale falls when they drift.
+    """Sweeps whose noise scale falls when they drift.
 
     Arguments:
-        session: a sampler of the one direction θ.
+        session: a sampler of the target's tilts.
         seed: fixes the moves.
-        unit: the base standard deviation of ⟨θ, x⟩.
-        gentlest: the least noise scale to fall to, in units of x.
-        sigma: the noise scale to begin with.
+        unit: the base standard deviation of r/λ.
+        nfe: evaluations per row; 0 where draws are exact and afresh, and cannot drift.
+        sigma: the noise scale to begin with, in units of x.
+        gentlest: the least noise scale to fall to.
 
     Attributes:
         sigma: the noise scale of the next move.
-        drift: what all moves changed of the mean of ⟨θ, x⟩, in base standard deviations.
+        drift: what all moves changed of the mean of r/λ, in base standard deviations.
     """
 
-    def __init__(self, session: DenoisingTiltSession, seed: int, unit: float, gentlest: float, sigma: float) -> None:
-        self.session, self.seed, self.unit, self.gentlest, self.sigma = session, seed, unit, gentlest, sigma
+    def __init__(
+        self, session: TiltSession, *, seed: int, unit: float, nfe: int, sigma: float = 0.0, gentlest: float = 0.0
+    ) -> None:
+        self.session, self.seed, self.unit, self.nfe = session, fold_seed(seed, "moves"), unit, nfe
+        self.sigma, self.gentlest = sigma, gentlest
         self.drift = Estimate(0.0)
 
-    def move(self, start: Any, scores: Floats, strength: float, *, stage: int) -> tuple[Any, Floats]:
-        """Move particles that follow q_{tθ}: their new places and scores."""
+    def sweep(self, path: TiltPath) -> GibbsSweep:
+        """The next move, with the laws of a path."""
+        return GibbsSweep(path, self.session, self.sigma, self.nfe)
+
+    def move(self, path: TiltPath, start: _Particles, share: float, *, stage: int) -> _Particles:
+        """Move particles that follow the path's law at β = share."""
+        before = path.target.exponent(start.features)
         while True:
-            tilt = np.full((1, 1), strength)
-            x = self.session.renoise(start, tilt, sigma=self.sigma, nfe=_MOVE_NFE, seed=self.seed, stage=stage)
-            moved = self.session.features(x)[:, 0]
-            change = Estimate.of_mean((moved - scores).reshape(_ISLANDS, -1).mean(axis=1))
-            if abs(change.value) <= DRIFT * self.unit + 2 * change.standard_error or self.sigma <= self.gentlest:
+            x = self.sweep(path)(start.x, start.features, share, seed=self.seed, stage=stage)
+            moved = _Particles(x, self.session.features(x))
+            changes = path.target.exponent(moved.features) - before
+            change = Estimate.of_mean(changes.reshape(_ISLANDS, -1).mean(axis=1))
+            tolerated = DRIFT * self.unit + 2 * change.standard_error
+            if not self.nfe or abs(change.value) <= tolerated or self.sigma <= self.gentlest:
                 unit = self.unit or 1.0
                 self.drift = Estimate(
                     self.drift.value + change.value / unit,
                     math.hypot(self.drift.standard_error, change.standard_error / unit),
                 )
-                return x, moved
+                return moved
             self.sigma = max(self.sigma / 2, self.gentlest)
 
 
-def _over_islands(means: Floats, weights: Floats) -> Estimate:
-    """The weighted mean over islands, with the standard error of a ratio estimator."""
-    mean = float(weights @ means)
-    count = means.size
-    error = math.sqrt(float(weights**2 @ (means - mean) ** 2) * count / (count - 1))
-    return Estimate(mean, error)
-
-
-def _log_mean(logs: Floats) -> Estimate:
-    """The logarithm of the islands' mean estimate of Z, with its standard error by the delta method."""
-    count = logs.size
-    value = float(np.logaddexp.reduce(logs) - math.log(count))
-    relative = np.exp(logs - value)
-    return Estimate(value, float(relative.std(ddof=1) / math.sqrt(count)))
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Say where the denoiser was being used when it failed."""
+    try:
+        yield
+    except NonFiniteError as error:
+        named = NonFiniteError(
+            f"{error.message} It happened {where}.", ways_out=error.ways_out, expression=error.expression
+        )
+        named.draws = error.draws
+        raise named from error

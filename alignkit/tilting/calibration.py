@@ -10,64 +10,81 @@ from numpy.typing import NDArray
 
 from alignkit.certificates import Calibration
 from alignkit.contracts import DenoisingTiltSession
-from alignkit.noise import uniform
-from alignkit.tilting.weighting import effective_size, largest_step, systematic_resampling
+from alignkit.estimates import Estimate
+from alignkit.noise import fold_seed, uniform
+from alignkit.tilting.gibbs import GibbsSweep
+from alignkit.tilting.path import TiltPath
+from alignkit.tilting.weighting import effective_size, largest_share, systematic_resampling
 
-__all__ = ["DRIFT", "GENTLEST", "calibrate"]
+__all__ = ["BOLDEST", "DRIFT", "GENTLEST", "calibrate"]
 
 Floats = NDArray[np.float64]
 
 # The reference keeps this share of its draws' worth: a stronger tilt would be compared with noise.
 _ESS_SHARE = 0.25
-#: The least noise scale of a move, in standard deviations of an entry of x.
+#: The largest noise scale of a move, in standard deviations of an entry of x: it mixes best.
+BOLDEST = 4.0
+#: The least.
 GENTLEST = 0.5
-# Those to try, the best mixing first.
-_SCALES = (4.0, 2.0, 1.0, GENTLEST)
+_SCALES = (BOLDEST, 2.0, 1.0, GENTLEST)
 #: A move may drift by this much of a base standard deviation, beside its standard error, before a gentler one is tried.
 DRIFT = 0.01
 _NAIVE_ROWS = 1024
 
 
-def calibrate(session: DenoisingTiltSession, x: Any, scores: Floats, *, seed: int, nfe: int) -> Calibration:
+def calibrate(
+    path: TiltPath, session: DenoisingTiltSession, x: Any, features: Floats, *, seed: int, nfe: int
+) -> Calibration:
     """Choose the noise scale of the renoising move, and measure what the move gets wrong.
 
-    Base draws are reweighted to the strongest tilt tθ, t ≤ 1, that keeps a quarter of their effective size,
-    resampled, and moved once under tθ. The move leaves q_{tθ} invariant if the denoiser is right, so the change of
-    the mean of ⟨θ, x⟩ is the denoiser's error; draws started at σ_max under tθ show the naive error beside it.
+    Base draws are reweighted to the law at the largest β ≤ 1 that keeps a quarter of their effective size, resampled,
+    and swept once. The sweep leaves that law invariant if the denoiser is right, so the change of the mean of r/λ is
+    the denoiser's error; draws started at σ_max under the same tilts show the naive error beside it, and base draws
+    moved without a tilt show what the model gets wrong of its own law.
 
     Arguments:
-        session: a sampler of the one direction θ.
+        path: the laws, and the target whose exponent r/λ is compared.
+        session: opened on their program.
         x: (n, *shape), draws of the base.
-        scores: (n,), ⟨θ, x⟩ of them.
+        features: (n, m), of x.
         seed: fixes the moves.
         nfe: evaluations per move.
     """
-    spread = float(scores.std())
-    entry = session.spread(x)
-    strength = largest_step(scores, _ESS_SHARE, at_most=1.0)
-    tilt = np.full((1, 1), strength)
-    log_weights = strength * scores
-    weights = np.exp(log_weights - log_weights.max())
-    target = float(weights @ scores / weights.sum())
-    size = effective_size(log_weights)
+    exponents = path.target.exponent(features)
+    spread, entry = float(exponents.std()), session.spread(x)
+    at_base = path.log_density(features, 0.0)
+    share = largest_share(lambda share: path.log_density(features, share) - at_base, _ESS_SHARE, at_most=1.0)
     if spread == 0:
-        return Calibration(0.0, 0.0, strength, entry * _SCALES[0], 0.0)
+        return Calibration(0.0, 0.0, share, entry * BOLDEST, 0.0)
 
-    chosen = systematic_resampling(log_weights[None], uniform(seed, 1, 1))
-    start = session.take(x, chosen)
-    best: Calibration | None = None
-    naive = float(session.features(session.draw(tilt, _NAIVE_ROWS, seed=seed, stage=1)).mean()) - target
+    log_weights = path.log_density(features, share) - at_base
+    weights = np.exp(log_weights - log_weights.max())
+    truth = float(weights @ exponents / weights.sum())
+    size = effective_size(log_weights)
+    chosen = systematic_resampling(log_weights[None], uniform(fold_seed(seed, "resampling"), 1, 1))
+    start, start_features = session.take(x, chosen), features[chosen]
+
+    # Resampled rows are in the order of the draws they come from, so every s-th stands for all of them.
+    some = start_features[:: max(1, len(start_features) // _NAIVE_ROWS)]
+    tilts = path.draw_tilts(some, share, seed=fold_seed(seed, "naive tilts"))
+    fresh = session.draw(tilts, len(some), seed=fold_seed(seed, "naive draws"))
+    naive = float(path.target.exponent(session.features(fresh)).mean()) - truth
+
+    best: tuple[float, float, float] | None = None
     for number, scale in enumerate(_SCALES):
-        moved = session.features(
-            session.renoise(start, tilt, sigma=scale * entry, nfe=nfe, seed=seed, stage=2 + number)
-        )[:, 0]
-        change = moved - scores[chosen]
-        residual = float(moved.mean()) - target
-        error = float(change.std()) / math.sqrt(size)
-        candidate = Calibration(residual / spread, error / spread, strength, scale * entry, naive / spread)
+        moved = GibbsSweep(path, session, scale * entry, nfe)(start, start_features, share, seed=seed, stage=number)
+        found = path.target.exponent(session.features(moved))
+        residual = float(found.mean()) - truth
+        error = float((found - exponents[chosen]).std()) / math.sqrt(size)
+        if best is None or abs(residual) < abs(best[0]):
+            best = (residual, error, scale * entry)
         if abs(residual) <= DRIFT * spread + 2 * error:
-            return candidate
-        if best is None or abs(candidate.residual) < abs(best.residual):
-            best = candidate
+            best = (residual, error, scale * entry)
+            break
     assert best is not None
-    return best
+    residual, error, sigma = best
+    moved = session.renoise(
+        x, np.zeros((1, features.shape[1])), sigma=sigma, nfe=nfe, seed=fold_seed(seed, "base"), stage=0
+    )
+    change = Estimate.of_mean((path.target.exponent(session.features(moved)) - exponents) / spread)
+    return Calibration(residual / spread, error / spread, share, sigma, naive / spread, base_drift=change)

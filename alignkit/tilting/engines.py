@@ -81,4 +81,4 @@ def fit_tilt(
     if chosen == "direct":
         return fit_direct(target.program, session, seed=seed, progress=progress)
     count = particle_count(target.program.base.ambient)
-    return fit_annealed(session, seed=seed, particles=count, progress=progress)
+    return fit_annealed(target, session, seed=seed, particles=count, progress=progress)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["effective_size", "largest_step", "systematic_resampling"]
+__all__ = ["effective_size", "largest_share", "largest_step", "log_partition", "systematic_resampling"]
 
 Floats = NDArray[np.float64]
 
-_BISECTIONS = 50
+_BISECTIONS = 100
+# Exponents held at once: 128 MiB.
+_ENTRIES = 1 << 24
+# Steps are wanted to this relative precision.
+_PRECISION = 1e-6
 
 
 def effective_size(log_weights: Floats) -> float:
@@ -31,13 +37,34 @@ def largest_step(scores: Floats, share: float, at_most: float) -> float:
         share: between 0 and 1.
         at_most: the step to take when it keeps the share.
     """
-    wanted = share * scores.size
-    if effective_size(at_most * scores) >= wanted:
+    return largest_share(lambda step: step * scores, share, at_most)
+
+
+def largest_share(log_weights: Callable[[float], Floats], share: float, at_most: float) -> float:
+    """The largest step for which log-weights that grow along a path keep a share of the effective sample size.
+
+    Arguments:
+        log_weights: a step to unnormalised log-weights (n,); all alike at step 0.
+        share: between 0 and 1.
+        at_most: the step to take when it keeps the share.
+
+    Example:
+        >>> round(largest_share(lambda step: np.log([1 + step, 1 - step]), 0.8, at_most=0.9), 6)
+        0.5
+    """
+
+    def keeps(step: float) -> bool:
+        logs = log_weights(step)
+        return effective_size(logs) >= share * logs.size
+
+    if keeps(at_most):
         return at_most
     low, high = 0.0, at_most
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if effective_size(middle * scores) >= wanted else (low, middle)
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+        if high - low <= _PRECISION * low:
+            break
     return low
 
 
@@ -61,3 +88,22 @@ def systematic_resampling(log_weights: Floats, uniforms: Floats) -> NDArray[np.i
     flat = np.searchsorted((cumulative + offsets).ravel(), (points + offsets).ravel(), side="left")
     chosen: NDArray[np.int64] = np.minimum(flat.reshape(islands, count), offsets * count + count - 1).ravel()
     return chosen
+
+
+def log_partition(rows: Floats, log_weights: Floats, tilts: Floats) -> Floats:
+    """log Σ W_i exp⟨θ_j, w_i⟩ / Σ W_i for each tilt: the log-partition that weighted draws have, (m,).
+
+    Arguments:
+        rows: w, (n, k).
+        log_weights: log W, (n,).
+        tilts: θ, (m, k).
+    """
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    step = max(1, _ENTRIES // max(1, rows.shape[0]))
+    parts = [np.empty(0)]
+    for start in range(0, tilts.shape[0], step):
+        exponents = tilts[start : start + step] @ rows.T
+        largest = exponents.max(axis=1)
+        parts.append(largest + np.log(np.exp(exponents - largest[:, None]) @ weights))
+    return np.concatenate(parts)

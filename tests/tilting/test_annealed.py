@@ -13,6 +13,8 @@ from alignkit.contracts import TiltProgram
 from alignkit.errors import NonFiniteError, Status
 from alignkit.tilting.annealed import fit_annealed, particle_count
 from alignkit.tilting.calibration import calibrate
+from alignkit.tilting.path import TiltPath
+from alignkit.tilting.target import TiltTarget
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
 MIXTURE = ak.base.GaussianMixture(np.full(8, 1 / 8), np.random.default_rng(0).normal(size=(8, 16)) * 2, 0.25)
@@ -29,12 +31,14 @@ def learned(law, **options):
     return ak.base.Denoiser(denoise, shape, sigma_min=0.002, sigma_max=80.0, **options)
 
 
-def open_session(base, theta):
-    return TorchTiltSampler().open(TiltProgram(base, np.atleast_2d(theta), ONE, 1000))
+def linear(base, theta):
+    """The target of one linear tilt."""
+    return TiltTarget(TiltProgram(base, np.atleast_2d(theta), ONE, 1000), None, 1.0, np.ones(1))
 
 
-def fit(base, theta, seed=0):
-    return fit_annealed(open_session(base, theta), seed=seed)
+def fit(base, theta, seed=0, **options):
+    target = linear(base, theta)
+    return fit_annealed(target, TorchTiltSampler().open(target.program), seed=seed, **options)
 
 
 def ignoring(limit):
@@ -82,7 +86,7 @@ class TestAgainstExactTilts:
     def test_draws_follow_the_tilted_law(self):
         theta, n = np.array([0.8, -0.4]), 8000
         fitted = fit(learned(SMALL, dtype="float64"), theta)
-        scores = fitted.session.features(fitted.sample(n, seed=1))[:, 0]
+        scores = fitted.sample(n, seed=1).numpy() @ theta
         truth = SMALL.tilt(theta)
         sd = math.sqrt(theta @ truth.covariance @ theta)
         error = math.hypot(fitted.moments.after.standard_error, sd / math.sqrt(n))
@@ -138,7 +142,7 @@ class TestMoments:
 
     def test_progress_reaches_the_whole_tilt(self):
         told = []
-        fit_annealed(open_session(learned(SMALL), [3.0, 0.0]), seed=0, progress=lambda *report: told.append(report))
+        fit(learned(SMALL), [3.0, 0.0], progress=lambda *report: told.append(report))
         annealing = [done for stage, done, total in told if stage == "annealing" and total == 100]
         assert annealing == sorted(annealing) and annealing[-1] == 100
 
@@ -147,9 +151,10 @@ class TestCalibration:
     """The check must pass where the denoiser is right, and fail where it is wrong."""
 
     def calibrated(self, base, theta, seed=0):
-        session = open_session(base, theta)
+        target = linear(base, theta)
+        session = TorchTiltSampler().open(target.program)
         x = session.draw(np.zeros((1, 1)), 4096, seed=seed)
-        return calibrate(session, x, session.features(x)[:, 0], seed=seed, nfe=31)
+        return calibrate(TiltPath(target, None), session, x, session.features(x), seed=seed, nfe=31)
 
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_right_denoisers_pass_and_keep_the_boldest_move(self, seed):
@@ -216,6 +221,6 @@ def test_large_draws_are_carried_by_fewer_particles():
     assert particle_count(3 * 512 * 512) == 336
     assert particle_count(10**9) == 256
     wide = ak.base.Gaussian(np.zeros(2), 1.0)
-    fit = fit_annealed(open_session(learned(wide), [1.0, 0.0]), seed=0, particles=256)
-    assert "256 particles" in fit.moments.details["annealing"]
-    assert abs(fit.moments.log_partition.value - 0.5) < 4 * fit.moments.log_partition.standard_error
+    moments = fit(learned(wide), [1.0, 0.0], particles=256).moments
+    assert "256 particles" in moments.details["annealing"]
+    assert abs(moments.log_partition.value - 0.5) < 4 * moments.log_partition.standard_error
