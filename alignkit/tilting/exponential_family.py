@@ -1,0 +1,143 @@
+"""The exponential family p·exp⟨a, s(x)⟩ of a few statistics s: what programs over the law are written in.
+
+A program over the law moves a few slopes a alone, so that everything it asks of p is the log-partition
+A(a) = log E_p exp⟨a, s⟩ with its two derivatives, the mean and the covariance of s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from alignkit.base.law import ExactLaw
+from alignkit.contracts import Floats
+from alignkit.noise import fold_seed
+from alignkit.tilting.weighting import effective_size
+
+__all__ = ["ClosedForms", "ExponentialFamily", "Member", "WeightedDraws"]
+
+# Steps of central differences of a mean, in standard deviations of each statistic: eight digits are left.
+_STEP = 1e-4
+_PILOT_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One law of the family.
+
+    Arguments:
+        slopes: a, (m,).
+        log_partition: A(a), in nats; infinite where E_p exp⟨a, s⟩ is.
+        mean: of s, (m,).
+        covariance: of s, (m, m).
+    """
+
+    slopes: Floats
+    log_partition: float
+    mean: Floats
+    covariance: Floats
+
+    @property
+    def divergence(self) -> float:
+        """KL from p, in nats: ⟨a, E[s]⟩ − A(a)."""
+        return float(self.slopes @ self.mean) - self.log_partition
+
+
+class ExponentialFamily(Protocol):
+    """The laws p·exp⟨a, s(x)⟩.
+
+    Attributes:
+        size: m, how many statistics there are.
+        scale: (m,), their standard deviations under p; 1 for what does not vary.
+    """
+
+    size: int
+    scale: Floats
+
+    def at(self, slopes: Floats) -> Member:
+        """The law of slopes a, (m,)."""
+        ...
+
+    def reach(self, direction: Floats) -> float:
+        """The supremum of ⟨direction, s⟩ as far as it is known; infinite where nothing bounds it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedDraws:
+    """The family over draws that stand for p by their weights, or are all of it.
+
+    Arguments:
+        statistics: s of each draw, (n, m).
+        log_weights: (n,), normalised: Σ exp = 1.
+    """
+
+    statistics: Floats
+    log_weights: Floats
+
+    @property
+    def size(self) -> int:
+        """m."""
+        return self.statistics.shape[1]
+
+    @property
+    def scale(self) -> Floats:
+        """Standard deviations of the statistics, (m,)."""
+        return _nonzero(np.sqrt(np.diag(self.at(np.zeros(self.size)).covariance)))
+
+    def at(self, slopes: Floats) -> Member:
+        """The law of slopes a, (m,)."""
+        log_weights = self.log_weights + self.statistics @ slopes
+        level = float(np.logaddexp.reduce(log_weights))
+        weights = np.exp(log_weights - level)
+        mean = weights @ self.statistics
+        centred = self.statistics - mean
+        return Member(slopes, level, mean, (weights[:, None] * centred).T @ centred)
+
+    def reach(self, direction: Floats) -> float:
+        """The largest ⟨direction, s⟩ of a draw."""
+        return float((self.statistics @ direction).max())
+
+    def effective_size(self, slopes: Floats) -> float:
+        """How many draws of the law of slopes a these are worth."""
+        return effective_size(self.log_weights + self.statistics @ slopes)
+
+
+class ClosedForms:
+    """The family of linear statistics s(x) = Lx of a law whose tilts are closed forms.
+
+    Arguments:
+        base: p.
+        rows: L, (m, d).
+    """
+
+    def __init__(self, base: ExactLaw, rows: Floats) -> None:
+        self._base, self._rows = base, rows
+        self.size = rows.shape[0]
+        pilot = base.sample(_PILOT_ROWS, seed=fold_seed(0, "scale of statistics")).reshape(_PILOT_ROWS, -1)
+        self.scale: Floats = _nonzero((pilot @ rows.T).std(axis=0))
+
+    def at(self, slopes: Floats) -> Member:
+        """The law of slopes a, (m,), by the law's own log-partition and mean."""
+        level = float(self._base.log_partition((slopes @ self._rows)[None])[0])
+        if not math.isfinite(level):
+            nothing = np.full(self.size, math.nan)
+            return Member(slopes, math.inf, nothing, np.full((self.size, self.size), math.nan))
+        steps = np.diag(_STEP / self.scale)
+        columns = [(self._mean(slopes + step) - self._mean(slopes - step)) / (2 * step.max()) for step in steps]
+        covariance = np.stack(columns, axis=1)
+        return Member(slopes, level, self._mean(slopes), (covariance + covariance.T) / 2)
+
+    def _mean(self, slopes: Floats) -> Floats:
+        return self._rows @ self._base.tilt(slopes @ self._rows).mean
+
+    def reach(self, direction: Floats) -> float:
+        """Infinite: the support of a law known by its tilts alone is not looked at."""
+        return math.inf
+
+
+def _nonzero(scale: Floats) -> Floats:
+    return np.where(scale > 0, scale, 1.0)
