@@ -79,6 +79,6 @@ def fit_tilt(
     chosen = choose_engine(target, engine)
     session = sampler.open(target.program)
     if chosen == "direct":
-        return fit_direct(target.program, session, seed=seed, progress=progress)
+        return fit_direct(target, session, seed=seed, progress=progress)
     count = particle_count(target.program.base.ambient)
     return fit_annealed(target, session, seed=seed, particles=count, progress=progress)

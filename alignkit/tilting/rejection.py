@@ -32,6 +32,7 @@ def draw_accepted(
     acceptance: float,
     ambient: int,
     seed: int,
+    spare: bool = True,
     progress: Progress = None,
 ) -> Any:
     """The first accepted rows of an endless numbered sequence of proposals.
@@ -45,6 +46,8 @@ def draw_accepted(
         acceptance: the share expected, for the size of batches alone.
         ambient: entries of a row, for the size of batches alone.
         seed: fixes which are accepted.
+        spare: make more proposals than are expected to do, so that a second round is rarely needed; worth while where
+            they cost little.
         progress: told how many there are.
 
     Returns:
@@ -58,7 +61,9 @@ def draw_accepted(
     found, proposed = 0, 0
     block_max = min(_ROWS, max(1, _ENTRIES // ambient))
     while found < rows or not kept:
-        wanted = math.ceil(_MARGIN * (rows - found) / acceptance) + _SPARE
+        wanted = math.ceil((rows - found) / acceptance)
+        if spare:
+            wanted = math.ceil(_MARGIN * wanted) + _SPARE
         block = min(wanted, block_max)
         try:
             x = propose(proposed, block)
