@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alignkit.contracts import DenoisingTiltSession, Floats
 from alignkit.errors import ImproperTargetError
 
-__all__ = ["LogPartitions", "log_partition_at"]
+__all__ = ["LogPartitions", "PartitionQuadrature", "log_partition_at"]
 
 Indices = NDArray[np.int64]
 
@@ -61,8 +61,8 @@ class _Edges:
     owner: Indices
 
 
-def log_partition_at(session: DenoisingTiltSession, coordinates: Floats, sigma_max: float) -> LogPartitions:
-    """log Z of tilts θ_j = coordinates_j @ directions, from a session whose denoiser is exact.
+class PartitionQuadrature:
+    """log Z of tilts θ = coordinates @ directions, from a session whose denoiser is exact; what was found helps on.
 
     With m₀ the base's mean and φ(x) = ‖x − m₀‖²/2σ², the potential V_σ(θ) = log E_p exp(⟨θ, x⟩ − φ(x)) −
     log E_p exp(−φ(x)) has the gradient D(m₀ + σ²θ, σ) exactly (Tweedie's formula), and tends to log Z as σ grows with
@@ -73,57 +73,100 @@ def log_partition_at(session: DenoisingTiltSession, coordinates: Floats, sigma_m
 
     Arguments:
         session: a sampler of tilts along m directions.
+        sigma_max: the largest noise scale the denoiser takes, in units of x.
+
+    Attributes:
+        nfe: evaluations of the denoiser so far.
+    """
+
+    def __init__(self, session: DenoisingTiltSession, sigma_max: float) -> None:
+        self._session = session
+        self._levels = (sigma_max / 4, sigma_max / math.sqrt(32), sigma_max / 8)
+        self.nfe = 0
+        # Of 0 and every tilt so far, in the order they were asked for.
+        self._points: Floats | None = None
+        self._slopes = self._heights = self._checks = np.zeros(0)
+
+    def _slopes_at(self, points: Floats, levels: int) -> Floats:
+        self.nfe += len(points) * levels
+        return np.stack([self._session.means(points, scale) for scale in self._levels[:levels]])
+
+    def __call__(self, coordinates: Floats) -> LogPartitions:
+        """log Z of tilts not asked for before.
+
+        Arguments:
+            coordinates: (j, m), no two alike.
+
+        Raises:
+            ImproperTargetError: V grows with σ as it does where E_p exp⟨θ, x⟩ is infinite.
+            NonFiniteError: the denoiser gave a NaN or an infinity.
+        """
+        spent, count = self.nfe, len(coordinates)
+        if self._points is None:
+            self._points = np.zeros((1, coordinates.shape[1]))
+            self._slopes = self._slopes_at(self._points, len(self._levels))
+            self._heights, self._checks = np.zeros((len(self._levels), 1)), np.zeros(1)
+        known = len(self._points)
+        points = np.vstack([self._points, coordinates])
+        order, parents = _tree(points, known)
+        slopes = np.concatenate([self._slopes, self._slopes_at(coordinates, len(self._levels))], axis=1)
+        steps, checks = self._integrals(
+            _Edges(points[parents], coordinates, slopes[:, parents], slopes[:, known:], np.arange(count)), count
+        )
+        heights = np.concatenate([self._heights, steps], axis=1)
+        checks = np.append(self._checks, checks)
+        for node in order:
+            heights[:, known + node] += heights[:, parents[node]]
+            checks[known + node] += checks[parents[node]]
+        self._points, self._slopes, self._heights, self._checks = points, slopes, heights, checks
+        own = heights[:, known:]
+        values = _extrapolated(own, self._levels)
+        errors = np.abs(values - (2 * own[0] - own[1])) + _CONFIDENCE * checks[known:]
+        return LogPartitions(values, errors, self.nfe - spent)
+
+    def _integrals(self, edges: _Edges, owners: int) -> tuple[Floats, Floats]:
+        """What V gains along the edges of each owner, (levels, owners), and how far two rules differ, (owners,)."""
+        levels = len(self._levels)
+        steps, checks = np.zeros((levels, owners)), np.zeros(owners)
+        for halving in range(_HALVINGS):
+            reach = edges.end - edges.start
+            middle = (edges.start + edges.end) / 2
+            middle_slopes = self._slopes_at(middle, levels)
+            first, last = (self._slopes_at(edges.start + share * reach, 1)[0] for share in (_NEAR, 1 - _NEAR))
+            inner = (edges.start_slopes[0], first, middle_slopes[0], last, edges.end_slopes[0])
+            slope = sum(weight * values for weight, values in zip(_LOBATTO, inner, strict=True))
+            fine = np.einsum("em,em->e", reach, slope)
+            simpson = np.einsum("em,lem->le", reach, edges.start_slopes + 4 * middle_slopes + edges.end_slopes) / 6
+            check = np.abs(fine - simpson[0])
+            rough = (check > _TOLERANCE) & (halving + 1 < _HALVINGS)
+            done = edges.owner[~rough]
+            for level in range(levels):
+                np.add.at(steps[level], done, (fine + simpson[level] - simpson[0])[~rough])
+            np.add.at(checks, done, check[~rough])
+            if not rough.any():
+                break
+            edges = _Edges(
+                np.vstack([edges.start[rough], middle[rough]]),
+                np.vstack([middle[rough], edges.end[rough]]),
+                np.concatenate([edges.start_slopes[:, rough], middle_slopes[:, rough]], axis=1),
+                np.concatenate([middle_slopes[:, rough], edges.end_slopes[:, rough]], axis=1),
+                np.tile(edges.owner[rough], 2),
+            )
+        return steps, checks
+
+
+def log_partition_at(session: DenoisingTiltSession, coordinates: Floats, sigma_max: float) -> LogPartitions:
+    """log Z of tilts θ_j = coordinates_j @ directions, from a session whose denoiser is exact.
+
+    Arguments:
+        session: a sampler of tilts along m directions.
         coordinates: (j, m), no two alike.
         sigma_max: the largest noise scale the denoiser takes, in units of x.
 
     Raises:
-        ImproperTargetError: V grows with σ as it does where E_p exp⟨θ, x⟩ is infinite.
-        NonFiniteError: the denoiser gave a NaN or an infinity.
+        ImproperTargetError, NonFiniteError: as for `PartitionQuadrature`.
     """
-    levels = (sigma_max / 4, sigma_max / math.sqrt(32), sigma_max / 8)
-    count = 0
-
-    def slopes(points: Floats, scales: tuple[float, ...] = levels) -> Floats:
-        nonlocal count
-        count += len(points) * len(scales)
-        return np.stack([session.means(points, scale) for scale in scales])
-
-    order, parents = _tree(coordinates)
-    origin = np.zeros((1, coordinates.shape[1]))
-    points = np.vstack([origin, coordinates])
-    at_points = slopes(points)
-    steps, checks = np.zeros((len(levels), coordinates.shape[0])), np.zeros(coordinates.shape[0])
-    edges = _Edges(
-        points[parents + 1], coordinates, at_points[:, parents + 1], at_points[:, 1:], np.arange(len(parents))
-    )
-    for halving in range(_HALVINGS):
-        reach = edges.end - edges.start
-        middle = (edges.start + edges.end) / 2
-        middle_slopes = slopes(middle)
-        first, last = (slopes(edges.start + share * reach, levels[:1])[0] for share in (_NEAR, 1 - _NEAR))
-        inner = (edges.start_slopes[0], first, middle_slopes[0], last, edges.end_slopes[0])
-        fine = sum(weight * np.einsum("em,em->e", reach, slope) for weight, slope in zip(_LOBATTO, inner, strict=True))
-        simpson = np.einsum("em,lem->le", reach, edges.start_slopes + 4 * middle_slopes + edges.end_slopes) / 6
-        check = np.abs(fine - simpson[0])
-        rough = (check > _TOLERANCE) & (halving + 1 < _HALVINGS)
-        for level in range(len(levels)):
-            np.add.at(steps[level], edges.owner[~rough], (fine + simpson[level] - simpson[0])[~rough])
-        np.add.at(checks, edges.owner[~rough], check[~rough])
-        if not rough.any():
-            break
-        edges = _Edges(
-            np.vstack([edges.start[rough], middle[rough]]),
-            np.vstack([middle[rough], edges.end[rough]]),
-            np.concatenate([edges.start_slopes[:, rough], middle_slopes[:, rough]], axis=1),
-            np.concatenate([middle_slopes[:, rough], edges.end_slopes[:, rough]], axis=1),
-            np.tile(edges.owner[rough], 2),
-        )
-    for node in order:
-        if parents[node] >= 0:
-            steps[:, node] += steps[:, parents[node]]
-            checks[node] += checks[parents[node]]
-    values = _extrapolated(steps, levels)
-    return LogPartitions(values, np.abs(values - (2 * steps[0] - steps[1])) + _CONFIDENCE * checks, count)
+    return PartitionQuadrature(session, sigma_max)(coordinates)
 
 
 def _extrapolated(steps: Floats, levels: tuple[float, ...]) -> Floats:
@@ -143,21 +186,25 @@ def _extrapolated(steps: Floats, levels: tuple[float, ...]) -> Floats:
     return np.asarray((4 * first - second) / 3)
 
 
-def _tree(coordinates: Floats) -> tuple[Indices, Indices]:
-    """Tilts by their distance from 0, and for each a near one closer to 0, −1 for 0 itself."""
+def _tree(points: Floats, known: int) -> tuple[Indices, Indices]:
+    """New tilts by their distance from 0, and for each a near point closer to 0, which is the first of all points.
+
+    Arguments:
+        points: 0, the known tilts and the new ones.
+        known: how many come before the new ones.
+    """
     from scipy.spatial import cKDTree
 
     # Directions may be of any length, so that each coordinate is measured by its own range.
-    scale = np.abs(coordinates).max(axis=0)
-    scaled = coordinates / np.where(scale > 0, scale, 1.0)
+    scale = np.abs(points).max(axis=0)
+    scaled = points / np.where(scale > 0, scale, 1.0)
     lengths = np.linalg.norm(scaled, axis=1)
     order = np.lexsort((np.arange(len(lengths)), lengths))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    parents = np.full(len(order), -1, dtype=np.int64)
-    if len(order) > 1:
-        distances, near = cKDTree(scaled).query(scaled, k=min(_NEIGHBOURS + 1, len(order)))
-        closer = (rank[near] < rank[:, None]) & (distances < lengths[:, None])
-        found = closer.any(axis=1)
-        parents[found] = near[found, closer.argmax(axis=1)[found]]
-    return order.astype(np.int64), parents
+    parents = np.zeros(len(points) - known, dtype=np.int64)
+    distances, near = cKDTree(scaled).query(scaled[known:], k=min(_NEIGHBOURS + 1, len(points)))
+    closer = (rank[near] < rank[known:, None]) & (distances < lengths[known:, None])
+    found = closer.any(axis=1)
+    parents[found] = near[found, closer.argmax(axis=1)[found]]
+    return order[order >= known] - known, parents

@@ -8,7 +8,7 @@ import pytest
 import alignkit as ak
 from alignkit.contracts import TiltProgram
 from alignkit.errors import ImproperTargetError
-from alignkit.tilting.quadrature import log_partition_at
+from alignkit.tilting.quadrature import PartitionQuadrature, log_partition_at
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
 MIXTURE = ak.base.GaussianMixture(np.full(8, 1 / 8), np.random.default_rng(0).normal(size=(8, 16)) * 2, 0.25)
@@ -56,3 +56,13 @@ def test_one_improper_tilt_among_proper_ones_is_found():
     wide = ak.base.Gaussian(np.zeros(2), 1e4)
     with pytest.raises(ImproperTargetError, match="keeps growing"):
         log_partition_at(session(np.eye(2), "float64", wide), np.array([[0.001, 0.0], [0.5, 0.5]]), 80.0)
+
+
+def test_what_was_found_helps_with_tilts_further_out():
+    quadrature = PartitionQuadrature(session(PLANE, "float64"), 80.0)
+    tilts = lattice(0.4, 12)
+    order = np.argsort(np.linalg.norm(tilts, axis=1), kind="stable")
+    parts = [quadrature(tilts[part]) for part in np.array_split(order, 8)]
+    found = np.concatenate([part.values for part in parts])
+    assert quadrature.nfe == sum(part.nfe for part in parts[1:]) + parts[0].nfe <= 10 * len(tilts)
+    np.testing.assert_allclose(found, MIXTURE.log_partition(tilts[order] @ PLANE), atol=1e-3)
