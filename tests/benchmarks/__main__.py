@@ -8,7 +8,16 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("import_time", "composition", "compile", "transport", "mixture", "digits")
+BENCHMARKS = (
+    "import_time",
+    "composition",
+    "compile",
+    "transport",
+    "mixture",
+    "kl_exact",
+    "kl_calibration",
+    "digits",
+)
 
 
 def main(names: list[str]) -> int:
