@@ -6,7 +6,7 @@ import numpy as np
 
 from alignkit.base.law import ExactLaw
 from alignkit.contracts import Floats, TiltProgram, TiltSession
-from alignkit.tilting.quadrature import log_partition_at
+from alignkit.tilting.quadrature import PartitionQuadrature
 
 __all__ = ["TiltPartition"]
 
@@ -26,7 +26,9 @@ class TiltPartition:
     """
 
     def __init__(self, program: TiltProgram, session: TiltSession) -> None:
-        self._program, self._session = program, session
+        self._program = program
+        # A session without a denoiser is never asked for a quadrature: its law has closed forms.
+        self._quadrature = PartitionQuadrature(session, program.base.sigma_max)  # type: ignore[arg-type]
         self._coordinates = np.zeros((0, program.directions.shape[0]))
         self._values, self._errors = np.zeros(0), np.zeros(0)
         self.method = "closed form" if isinstance(program.base, ExactLaw) else "quadrature"
@@ -60,5 +62,5 @@ class TiltPartition:
                 base.log_partition(part @ self._program.directions) for part in np.array_split(coordinates, parts)
             ]
             return np.concatenate(values), np.zeros(coordinates.shape[0])
-        found = log_partition_at(self._session, coordinates, base.sigma_max)
+        found = self._quadrature(coordinates)
         return found.values, found.errors
