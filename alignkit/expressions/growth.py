@@ -114,6 +114,26 @@ class Growth:
         level = self.parts.critical_weight
         return 0.0 < curvature <= level * (1 + EQUAL) and all(term.bends(1) for term in self.parts.terms)
 
+    def recession(self, directions: Floats) -> Floats:
+        """Upper bounds of limsup f(tu)/t as t → ∞, which for convex f is its recession function at u.
+
+        Arguments:
+            directions: u, (n, k), of any length but 0.
+
+        Returns:
+            (n,); infinite where f may grow faster than linearly.
+
+        Example:
+            >>> from alignkit.expressions import Variable, huber, norm2
+            >>> Growth(norm2(Variable(2))).recession(np.array([[3.0, 4.0]]))
+            array([5.])
+        """
+        lengths = np.linalg.norm(directions, axis=1)
+        upper = self._along(directions / lengths[:, None]).upper
+        degree, coefficient = upper.degree[:, 0], upper.coefficient[:, 0]
+        rates = np.where(degree > 1.0, math.inf, np.where(degree < 1.0, 0.0, coefficient))
+        return np.asarray(np.where(degree < 0.0, np.where(degree == -1.0, coefficient, 0.0), rates) * lengths)
+
     # ---- from above
 
     @cached_property
