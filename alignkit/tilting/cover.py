@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,6 +97,7 @@ def cover(
     pilot: Floats,
     log_partition: Callable[[Floats], Floats],
     box: tuple[Floats, Floats] | None = None,
+    extension: float | None = None,
 ) -> Cover:
     """Cover exp(f/λ) by a mixture of exponentials of least mass.
 
@@ -107,6 +108,8 @@ def cover(
         log_partition: log E exp⟨θ, w⟩ under that law, (j, k) to (j,). Whatever it says, the bound holds.
         box: the least and the largest w, (k,) each, where that law has bounded data; M ≥ exp F then holds on the box,
             and f may grow faster than linearly.
+        extension: how far the net reaches beyond the range of ∂F, in 1/sd of w; far enough for tight bounds if None.
+            In a product of covers tilts of the rims add up, and may outweigh all others.
 
     Raises:
         IntractableError: f grows faster than linearly and there is no box; or no bound could be proved.
@@ -119,7 +122,10 @@ def cover(
         >>> bool((found.measure.log_bound(w) >= np.abs(w[:, 0])).all())
         True
     """
-    return _Program(nonlinear, weight, pilot, log_partition, box).solve()
+    effort = _EFFORTS[pilot.shape[1]]
+    if extension is not None:
+        effort = replace(effort, extension=extension)
+    return _Program(nonlinear, weight, pilot, log_partition, box=box, effort=effort).solve()
 
 
 class _Program:
@@ -131,10 +137,12 @@ class _Program:
         weight: float,
         pilot: Floats,
         log_partition: Callable[[Floats], Floats],
+        *,
         box: tuple[Floats, Floats] | None,
+        effort: _Effort,
     ) -> None:
         self.nonlinear, self.k = nonlinear, pilot.shape[1]
-        self.effort = _EFFORTS[self.k]
+        self.effort = effort
         covariance = np.atleast_2d(np.cov(pilot.T)) if len(pilot) > 1 else np.eye(self.k)
         # A box stays a box only when axes are scaled by themselves.
         scales = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
@@ -181,8 +189,9 @@ class _Program:
             lower, upper = self.box
             core = np.maximum(core[0], lower), np.minimum(core[1], upper)
         points = self._first_points(core[0], core[1], lower, upper)
-        found: Excess | None = None
-        for round_number in range(1, self.effort.rounds + 1):
+        rounds = 0
+        while True:
+            rounds += 1
             log_weights = self._weights(nodes, log_z, points, self._margins(points, core), rim)
             mixture = Mixture(nodes, log_weights)
             # Constraints are looked for coarsely; only the last round has to prove anything.
@@ -191,11 +200,11 @@ class _Program:
                 slack=self.effort.slack, floor=0.0, divisions=self.effort.divisions, cells_max=20_000 * self.k,
             )  # fmt: skip
             violated = found.values > self.effort.slack / 2
-            if not violated.any():
+            if not violated.any() or rounds == self.effort.rounds:
                 break
             points = np.vstack([points, self._spread_out(found.points[violated], core)])
         found = self._prove(mixture, lower, upper)
-        return self._cover(mixture, found, round_number, len(points))
+        return self._cover(mixture, found, rounds, len(points))
 
     def _prove(self, mixture: Mixture, lower: Floats, upper: Floats) -> Excess:
         """Bound the excess everywhere; the box grows until tangents outgrow F on the rays that leave it."""
@@ -222,8 +231,8 @@ class _Program:
             if np.isfinite(high).all() and np.isfinite(low).all():
                 return low, high
             raise IntractableError(
-                "The reward grows faster than linearly, so that no mixture of exponentials bounds exp(r/λ) on unbounded "
-                "data.",
+                "The reward grows faster than linearly, so that on unbounded data no mixture of exponentials bounds "
+                "exp(r/λ).",
                 ways_out=["huber(…) or logistic(…) in its place.", "A base law with data_range=(…)."],
                 expression=str(self.nonlinear),
             )
@@ -233,7 +242,7 @@ class _Program:
         return slopes.min(axis=0), slopes.max(axis=0)
 
     def _tilted_moments(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
-        """Means and standard deviations of u under tilts across the range of ∂F, (j, k) each, by differences of log Z."""
+        """Means and standard deviations of u under tilts in the range of ∂F, (j, k) each, by differences of log Z."""
         tilts = _grid(low, high, 5 if self.k < 3 else 3)
         step = 0.25
         shifts = step * np.vstack([np.zeros(self.k), np.eye(self.k), -np.eye(self.k)])
@@ -340,7 +349,6 @@ def _grid(lower: Floats, upper: Floats, count: int) -> Floats:
 
 def _sphere(k: int) -> Floats:
     """Directions that spread over the sphere, on the surface of the unit cube."""
-    signs = np.array(
+    return np.array(
         [point for point in itertools.product((-1.0, -0.5, 0.0, 0.5, 1.0), repeat=k) if max(map(abs, point)) == 1.0]
     )
-    return signs

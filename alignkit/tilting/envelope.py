@@ -112,11 +112,11 @@ def excess(
     centre = (lower + upper) / 2
     seen = _Seen(k)
     inside = _Cells.grid(lower, upper, divisions)
-    settled = _settle(function, mixture, inside, None, seen, slack, floor, cells_max)
+    settled = _settle(function, mixture, inside, None, seen, slack=slack, floor=floor, cells_max=cells_max)
     if function.recession is not None:
         for axis, end in itertools.product(range(k), (0, 1)):
             face = _Cells.face(lower, upper, axis, end, divisions)
-            outside = _settle(function, mixture, face, centre, seen, slack, floor, cells_max)
+            outside = _settle(function, mixture, face, centre, seen, slack=slack, floor=floor, cells_max=cells_max)
             settled = (max(settled[0], outside[0]), settled[1] + outside[1])
     points, values = seen.largest()
     return Excess(settled[0], points, values, settled[1])
@@ -187,6 +187,7 @@ def _settle(
     cells: _Cells,
     apex: Floats | None,
     seen: _Seen,
+    *,
     slack: float,
     floor: float,
     cells_max: int,

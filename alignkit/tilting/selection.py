@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -40,6 +40,9 @@ Box = tuple[Floats, Floats]
 
 # A mixture of so many pieces is listed beyond three dimensions, and so many sums of labels in any.
 _PIECES_MAX, _POINTS_MAX = 64, 5_000
+# A product of so few tilts is summed over while its next factor is chosen. Beyond that the rims of covers are kept
+# near, as those of correlated factors would add up and outweigh all else.
+_SUMMED_MAX, _NEAR = 400, 0.5
 # Singular values below this, relative to the largest, are dependent rows.
 _RANK = 1e-10
 _NEGATIVE = 1e-10
@@ -53,6 +56,17 @@ class _Tilted:
     pilot: Floats
     box: Box | None
     log_partition: LogPartition
+    extension: float | None = None
+
+    def times(self, measure: FiniteMeasure) -> _Tilted:
+        """The law that is tilted, times M: what the next factor of a product is a measure for."""
+
+        def log_partition(tilts: Floats) -> Floats:
+            every = (tilts[:, None] + measure.nodes[None]).reshape(-1, tilts.shape[1])
+            return np.asarray(np.logaddexp.reduce(self.log_partition(every).reshape(len(tilts), -1) + weights, axis=1))
+
+        weights = measure.log_weights
+        return replace(self, log_partition=log_partition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +93,7 @@ class _Summand:
             pilot=law.pilot @ self.rows.T,
             box=seen,
             log_partition=lambda tilts: law.log_partition(tilts @ self.rows),
+            extension=law.extension,
         ).measure
         return FiniteMeasure(found.nodes @ self.rows, found.log_weights, description=found.description)
 
@@ -276,8 +291,7 @@ def choose_measure(
     found: list[TiltMeasure] = [smooth]
     if isinstance(smooth, PointMeasure) and not smooth.tilt.any() and not smooth.constant:
         found = []
-    for group in _groups(parts):
-        found += _measures(parts, group, law)
+    found += _factors(parts, law)
     return found[0] if len(found) == 1 else ProductMeasure(found or [smooth])
 
 
@@ -298,12 +312,26 @@ def choose_finite(
     smooth = parts.smooth_part(weight)
     if isinstance(smooth, GaussianMeasure) and not parts.split.terms:
         return gaussian_lattice(smooth, log_partition, pilot)
-    listed = [_listed(one) for group in _groups(parts) for one in _measures(parts, group, law)]
-    if isinstance(smooth, GaussianMeasure):
-        listed.append(gaussian_lattice(smooth, log_partition, pilot))
-    else:
+    listed = [_listed(one) for one in _factors(parts, law)]
+    if isinstance(smooth, PointMeasure):
         listed.append(FiniteMeasure(smooth.tilt[None], [smooth.constant]))
     return _sums(listed)
+
+
+def _factors(parts: _Parts, law: _Tilted) -> list[TiltMeasure]:
+    """Measures for the summands that are not quadratic, each chosen for the law times those before."""
+    found: list[TiltMeasure] = []
+    tilts = 1.0 if not parts.has_quadratic else math.inf
+    for group in _groups(parts):
+        for summand in _measures(parts, group, law):
+            if tilts > _SUMMED_MAX:
+                law = replace(law, extension=_NEAR)
+            measure = summand if isinstance(summand, TiltMeasure) else summand.covered(law)
+            found.append(measure)
+            tilts *= _point_count(measure)
+            if isinstance(measure, FiniteMeasure) and not measure.tempered and tilts <= _SUMMED_MAX:
+                law = law.times(measure)
+    return found
 
 
 def _require(parts: _Parts, *, bounded: bool) -> None:
@@ -325,26 +353,19 @@ def _groups(parts: _Parts) -> list[tuple[Term, ...]]:
     return [terms] if together else [(term,) for term in terms]
 
 
-def _measures(parts: _Parts, group: tuple[Term, ...], law: _Tilted) -> list[TiltMeasure]:
-    """Measures whose product bounds a group of terms."""
-    pieces = [parts.pieces(term) for term in group]
-    if len(group) == 1 and pieces[0] is not None:
-        measure = pieces[0].measure(law.weight)
-        few = parts.k <= COVER_DIMENSION_MAX
-        if measure.is_exact and (not few or _point_count(measure) <= _POINTS_MAX):
+def _measures(parts: _Parts, group: tuple[Term, ...], law: _Tilted) -> list[TiltMeasure | _Summand]:
+    """What bounds a group of terms as a product: measures, and summands that are to be covered."""
+    pieces = parts.pieces(group[0]) if len(group) == 1 else None
+    if pieces is not None:
+        measure = pieces.measure(law.weight)
+        listed = parts.k > COVER_DIMENSION_MAX or _point_count(measure) <= _POINTS_MAX
+        if (measure.is_exact and listed) or len(_basis(pieces.slopes)) > COVER_DIMENSION_MAX:
             return [measure]
-        rank = len(_basis(pieces[0].slopes))
-        if rank > COVER_DIMENSION_MAX:
-            return [measure]
-    if len(group) == 1 and (pieces[0] is None or _entry_rows(group[0], parts.k) is not None):
-        return [one.covered(law) for one in parts.summands(group[0])]
+    elif len(group) == 1:
+        return list(parts.summands(group[0]))
     rows = _basis(np.vstack([_seen_rows(term.atom, parts.k) for term in group]))
-    total = sum((as_expression(term.coefficients) @ vec(term.atom) for term in group[1:]), _first(group))
-    return [_Summand(parts.restricted(total, rows), rows).covered(law)]
-
-
-def _first(group: tuple[Term, ...]) -> Expression:
-    return as_expression(group[0].coefficients) @ vec(group[0].atom)
+    inside = [as_expression(term.coefficients) @ vec(term.atom) for term in group]
+    return [_Summand(parts.restricted(sum(inside[1:], inside[0]), rows), rows)]
 
 
 # ---- listing
