@@ -22,6 +22,7 @@ from alignkit.noise import fold_seed
 from alignkit.tilting.fitted import FittedTilt, TiltMoments
 from alignkit.tilting.mixture import TiltMixture
 from alignkit.tilting.rejection import draw_accepted
+from alignkit.tilting.selection import choose_finite
 from alignkit.tilting.target import TiltTarget
 from alignkit.tilting.tilt_partition import TiltPartition
 from alignkit.tilting.weighting import effective_size
@@ -146,8 +147,6 @@ def _mean_exponent(
 def _fit_mixture(
     target: TiltTarget, nonlinear: Expression, session: TiltSession, seed: int, progress: Progress
 ) -> RejectionTilt:
-    from alignkit.tilting.selection import choose_finite
-
     spent = session.evaluations
     rows = _PILOT_ROWS if session.nfe_per_draw else _FREE_ROWS
     k, features = target.dimension, target.program.directions.shape[0]
