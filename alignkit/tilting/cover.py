@@ -56,7 +56,7 @@ class _Effort:
 
 _EFFORTS = {
     1: _Effort(0.15, 8.0, 401, 0.002, 64, 24, 30),
-    2: _Effort(0.6, 5.0, 35, 0.01, 16, 24, 120),
+    2: _Effort(0.5, 4.5, 35, 0.01, 16, 24, 120),
     3: _Effort(1.1, 2.2, 13, 0.08, 8, 16, 400),
 }
 # The box reaches this far beyond the tilted means, in standard deviations.
