@@ -48,7 +48,7 @@ class TestBounds:
 
     def test_pieces_bound_a_maximum_within_their_number(self):
         excess = MEASURES["pieces"].log_bound(W) - (W @ SLOPES.T + OFFSETS).max(axis=1)
-        assert 0 <= excess.min() and excess.max() <= np.log(len(OFFSETS))
+        assert excess.min() >= 0 and excess.max() <= np.log(len(OFFSETS))
 
     def test_a_product_is_a_sum(self):
         total = sum(MEASURES[name].log_bound(W) for name in ("labels", "Gaussian of rank 2", "pieces"))
