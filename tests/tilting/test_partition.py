@@ -11,7 +11,9 @@ import torch
 import alignkit as ak
 from alignkit.contracts import TiltProgram
 from alignkit.errors import ImproperTargetError
-from alignkit.tilting.partition import closed_form, quadrature
+from alignkit.estimates import Estimate
+from alignkit.tilting.quadrature import log_partition_at
+from alignkit.tilting.tilt_partition import TiltPartition
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
 MIXTURE = ak.base.GaussianMixture(np.full(8, 1 / 8), np.random.default_rng(0).normal(size=(8, 16)) * 2, 0.25)
@@ -20,6 +22,11 @@ ONE = np.ones((1, 1))
 
 def program(base, theta):
     return TiltProgram(base, np.atleast_2d(theta), ONE, 1000)
+
+
+def quadrature(session, sigma_max):
+    found = log_partition_at(session, ONE, sigma_max)
+    return Estimate(float(found.values[0]), float(found.errors[0]))
 
 
 def by_quadrature(law, theta, sigma_max=80.0, dtype="float32"):
@@ -97,11 +104,20 @@ class TestExponentialTails:
         assert any("Raise the weight" in way for way in caught.value.ways_out)
 
 
-class TestClosedForm:
-    def test_exact_laws_know_their_own(self):
-        found = closed_form(program(MIXTURE, 2 * direction(0)))
-        assert found.value == MIXTURE.log_partition(2 * direction(0))[0] and found.standard_error == 0
+class TestManyTilts:
+    def test_laws_know_their_own(self):
+        base = ak.base.GaussianMixture([1.0], [[0.0, 0.0]], 1.0)
+        partition = TiltPartition(TiltProgram(base, np.eye(2), np.zeros((0, 2)), 1), None)
+        tilts = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+        values, errors = partition(tilts)
+        np.testing.assert_allclose(values, [0.5, 2.0, 0.5])
+        assert partition.method == "closed form" and not errors.any()
 
-    def test_denoisers_do_not(self):
+    def test_a_tilt_asked_for_again_costs_nothing(self):
         base = ak.base.Denoiser(MIXTURE.denoise, (16,), sigma_min=0.002, sigma_max=80.0, exact=True)
-        assert closed_form(program(base, direction(0))) is None
+        session = TorchTiltSampler().open(program(base, np.eye(2, 16)))
+        partition = TiltPartition(TiltProgram(base, np.eye(2, 16), np.zeros((0, 2)), 1), session)
+        first, _ = partition(np.array([[1.0, 0.0], [0.5, 0.5]]))
+        spent = session.evaluations
+        again, _ = partition(np.array([[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]]))
+        assert session.evaluations == spent and np.array_equal(again, first[[1, 0, 1]])
