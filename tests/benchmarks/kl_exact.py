@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import alignkit as ak
+from alignkit.certificates import KLCertificate
 from tests.benchmarks.mixture import REFERENCE, SlicedW2, law
 
 DRAWS, SEEDS, AMORTISED = 2_000, 100, 10_000
@@ -43,7 +44,8 @@ class Example:
 
 def _huber(w: Floats) -> Floats:
     size = np.abs(w)
-    return np.where(size <= 1, size**2, 2 * size - 1).sum(axis=-1)
+    out: Floats = np.where(size <= 1, size**2, 2 * size - 1).sum(axis=-1)
+    return out
 
 
 EXAMPLES = (
@@ -104,7 +106,8 @@ class Truth:
 
     def _log_components(self, w: Floats) -> Floats:
         squares = ((w[:, None] - self.centres[None]) ** 2).sum(axis=-1)
-        return -squares / (2 * self.variance) - np.log(2 * np.pi * self.variance * len(self.means))
+        logs: Floats = -squares / (2 * self.variance) - np.log(2 * np.pi * self.variance * len(self.means))
+        return logs
 
     def _log_density(self, w: Floats) -> Floats:
         parts = [np.logaddexp.reduce(self._log_components(part), axis=1) for part in np.array_split(w, 64)]
@@ -119,7 +122,8 @@ class Truth:
         labels = np.argmax(logs + generator.gumbel(size=logs.shape), axis=1)
         noise = np.sqrt(self.variance) * generator.normal(size=(rows, self.means.shape[1]))
         around = self.means[labels] + noise
-        return around + (w - around @ MAP.T) @ MAP
+        draws: Floats = around + (w - around @ MAP.T) @ MAP
+        return draws
 
 
 def run(seeds: int = SEEDS) -> bool:
@@ -140,13 +144,14 @@ def run(seeds: int = SEEDS) -> bool:
         best = np.array([distance(truth.draw(DRAWS, seed=1_000 + seed)) for seed in range(seeds)])
         ratio = ours.mean() / best.mean()
         error = ratio * np.sqrt((ours.var() / ours.mean() ** 2 + best.var() / best.mean() ** 2) / seeds)
-        found = aligned.log_partition
+        found, certificate = aligned.log_partition, aligned.certificate
+        assert isinstance(certificate, KLCertificate)
         off = abs(found.value - truth.log_partition)
         fine = ratio - 2 * error <= RATIO_BAR and nfe + fit <= NFE_BAR
         fine &= off <= LOG_Z_BAR and off <= 4 * found.standard_error + 1e-3
         print(
             f"{example.name:<12} {example.weight:<4g} {ours.mean():.4f}   {best.mean():.4f}  {ratio:.3f} ± {error:.3f}"
-            f"   {found!s:<18} ({truth.log_partition:.4f})   {aligned.certificate.acceptance:.3f}       "
+            f"   {found!s:<18} ({truth.log_partition:.4f})   {certificate.acceptance:.3f}       "
             f"{nfe + fit:.1f} ({fit:.1f})  {'' if fine else 'MISSED'}",
             flush=True,
         )
