@@ -6,7 +6,7 @@ from typing import Literal
 
 from alignkit.contracts import Progress, TiltSampler
 from alignkit.errors import ParameterError
-from alignkit.tilting.annealed import fit_annealed, particle_count
+from alignkit.tilting.annealed import fit_annealed
 from alignkit.tilting.direct import fit_direct
 from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.selection import has_finite_measure
@@ -80,5 +80,4 @@ def fit_tilt(
     session = sampler.open(target.program)
     if chosen == "direct":
         return fit_direct(target, session, seed=seed, progress=progress)
-    count = particle_count(target.program.base.ambient)
-    return fit_annealed(target, session, seed=seed, particles=count, progress=progress)
+    return fit_annealed(target, session, seed=seed, progress=progress)

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["effective_size", "largest_share", "largest_step", "log_partition", "systematic_resampling"]
+__all__ = ["effective_size", "largest_share", "largest_step", "log_partitions", "systematic_resampling"]
 
 Floats = NDArray[np.float64]
 
 _BISECTIONS = 100
 # Exponents held at once: 128 MiB.
 _ENTRIES = 1 << 24
+# An average of exponentials over fewer effective draws misses what lies beyond the outermost of them.
+_ESS_MIN = 64.0
 # Steps are wanted to this relative precision.
 _PRECISION = 1e-6
 
@@ -90,20 +92,28 @@ def systematic_resampling(log_weights: Floats, uniforms: Floats) -> NDArray[np.i
     return chosen
 
 
-def log_partition(rows: Floats, log_weights: Floats, tilts: Floats) -> Floats:
-    """log Σ W_i exp⟨θ_j, w_i⟩ / Σ W_i for each tilt: the log-partition that weighted draws have, (m,).
+def log_partitions(rows: Floats, weights: Floats, log_densities: Floats, tilts: Floats) -> Floats:
+    """log Σ W_i exp(⟨θ_j, w_i⟩ + a_i) for each tilt, (m,), or a bold guess where draws do not reach as far.
+
+    Draws see nothing beyond the outermost of them, so that a tilt which leads there seems to have next to no mass.
+    Where the sum rests on few draws, it is taken to be at least that of normal exponents of their mean and variance.
 
     Arguments:
         rows: w, (n, k).
-        log_weights: log W, (n,).
+        weights: W, (n,), summing to 1.
+        log_densities: a, (n,).
         tilts: θ, (m, k).
     """
-    weights = np.exp(log_weights - log_weights.max())
-    weights /= weights.sum()
     step = max(1, _ENTRIES // max(1, rows.shape[0]))
     parts = [np.empty(0)]
     for start in range(0, tilts.shape[0], step):
-        exponents = tilts[start : start + step] @ rows.T
+        exponents = tilts[start : start + step] @ rows.T + log_densities
         largest = exponents.max(axis=1)
-        parts.append(largest + np.log(np.exp(exponents - largest[:, None]) @ weights))
+        terms = np.exp(exponents - largest[:, None])
+        sums = terms @ weights
+        means = exponents @ weights
+        normal = means + ((exponents - means[:, None]) ** 2 @ weights) / 2
+        sizes = sums**2 / (terms**2 @ weights**2)
+        found = largest + np.log(sums)
+        parts.append(np.where(sizes < _ESS_MIN, np.maximum(found, normal), found))
     return np.concatenate(parts)

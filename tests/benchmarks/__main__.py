@@ -17,6 +17,7 @@ BENCHMARKS = (
     "kl_exact",
     "kl_calibration",
     "digits",
+    "rank_eight",
 )
 
 
