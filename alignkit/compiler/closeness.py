@@ -28,6 +28,23 @@ def _checked_weight(weight: object, owner: str) -> None:
         )
 
 
+def _checked_radius(radius: object) -> None:
+    if isinstance(radius, Parameter):
+        if radius.size != 1:
+            raise ParameterError(f"KL(radius=ρ) takes a scalar, and {radius} has shape {radius.shape}.")
+        return
+    if isinstance(radius, bool) or not isinstance(radius, int | float | np.integer | np.floating):
+        raise ParameterError(f"KL(radius=ρ) takes a number, not {radius!r}.", ways_out=["KL(radius=2.0)."])
+    if not (math.isfinite(radius) and radius > 0):
+        raise ParameterError(
+            f"KL(radius=ρ) needs 0 < ρ < ∞, in nats, not {radius!r}: within 0 there is the base law alone.",
+            ways_out=[
+                "A small radius, as KL(radius=0.1), stays close.",
+                "ak.KL(weight=λ) prices the distance instead.",
+            ],
+        )
+
+
 def _present(weight: float | Parameter, owner: str) -> float:
     found = float(weight.dense().item()) if isinstance(weight, Parameter) else float(weight)
     _checked_weight(found, owner)
@@ -40,37 +57,76 @@ def _shown(weight: float | Parameter) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class KL:
-    """Closeness by relative entropy: the target is q ∝ p·exp(r/λ).
+    """Closeness by relative entropy: a price λ for it, with the target q ∝ p·exp(r/λ), or a bound KL(q‖p) ≤ ρ.
 
     Arguments:
         weight: λ > 0, in units of reward per nat: a number, or a scalar `ak.Parameter` to change between solves.
+        radius: ρ > 0, in nats, in place of the weight: the best law within it is the one whose λ makes KL(q‖p) = ρ. A
+            number, or a scalar `ak.Parameter`.
 
     Raises:
-        ParameterError: λ is not a positive finite number.
+        ParameterError: λ or ρ is not a positive finite number, or not exactly one of them is given.
 
     Example:
         >>> KL(weight=0.5)
         KL(weight=0.5)
+        >>> KL(radius=2.0).objective
+        'E_q[r] subject to KL(q‖p) ≤ 2'
     """
 
-    weight: float | Parameter
+    weight: float | Parameter | None = None
+    radius: float | Parameter | None = None
 
     def __post_init__(self) -> None:
-        _checked_weight(self.weight, "KL")
+        if (self.weight is None) == (self.radius is None):
+            given = "neither" if self.weight is None else "both"
+            raise ParameterError(
+                f"KL takes either weight=λ, the price of moving away from the base law, or radius=ρ, how far q may be: "
+                f"{given} was given.",
+                ways_out=["ak.KL(weight=1.0).", "ak.KL(radius=2.0), in nats."],
+            )
+        if self.weight is not None:
+            _checked_weight(self.weight, "KL")
+        if self.radius is not None:
+            _checked_radius(self.radius)
 
     @property
     def present_weight(self) -> float:
-        """λ, at its present value.
+        """λ, at its present value; 1 where a radius decides it, until the solve finds it.
 
         Raises:
             ParameterError: it is a parameter without a value, or its value is not positive.
         """
-        return _present(self.weight, "KL")
+        return 1.0 if self.weight is None else _present(self.weight, "KL")
+
+    @property
+    def present_radius(self) -> float | None:
+        """ρ, at its present value, in nats; None where a weight is given.
+
+        Raises:
+            ParameterError: it is a parameter without a value, or its value is not positive.
+        """
+        if self.radius is None:
+            return None
+        found = float(self.radius.dense().item()) if isinstance(self.radius, Parameter) else float(self.radius)
+        _checked_radius(found)
+        return found
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters in it."""
+        return tuple(value for value in (self.weight, self.radius) if isinstance(value, Parameter))
 
     @property
     def objective(self) -> str:
         """What the aligned law maximises, in words."""
+        if self.radius is not None:
+            return f"E_q[r] subject to KL(q‖p) ≤ {_shown(self.radius)}"
+        assert self.weight is not None
         return f"E_q[r] − {_shown(self.weight)}·KL(q‖p)"
+
+    def __repr__(self) -> str:
+        return f"KL(weight={self.weight!r})" if self.radius is None else f"KL(radius={self.radius!r})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +163,11 @@ class Wasserstein:
             ParameterError: it is a parameter without a value, or its value is not positive.
         """
         return _present(self.weight, "Wasserstein")
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters in it."""
+        return (self.weight,) if isinstance(self.weight, Parameter) else ()
 
     @property
     def objective(self) -> str:

@@ -1,9 +1,9 @@
 """The weight λ at which the solution of a program over the law has a given divergence from the base.
 
 The best law within KL(q‖p) ≤ ρ is the solution at the λ that minimises λρ + (the program's value at λ), a convex
-function of λ ≥ 0 with derivative ρ − KL(λ): KL falls as λ grows, so one root is sought. At λ = 0 the radius is inactive:
-the best law of all lies within it. Where E_p exp(r/λ) is infinite below a critical λ at which KL is still below ρ, no law
-of the family attains a larger divergence.
+function of λ ≥ 0 with derivative ρ − KL(λ): KL falls as λ grows, so one root is sought. At λ = 0 the radius is
+inactive: the best law of all lies within it. Where E_p exp(r/λ) is infinite below a critical λ at which KL is still
+below ρ, no law of the family attains a larger divergence.
 
 Source: A. Ben-Tal, D. den Hertog, A. De Waegenaere, B. Melenberg, G. Rennen, "Robust solutions of optimization problems
 affected by uncertain probabilities", Management Science 59, 2013, theorem 1, for the dual in (λ, η).
