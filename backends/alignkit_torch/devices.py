@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Devices by name, and what fits on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import torch
 
 from alignkit.errors import ParameterError
 
-__all__ = ["device_named", "float64_device"]
+__all__ = ["device_named", "float64_device", "free_memory", "rows_that_fit"]
+
+# Beyond this a larger batch gains a processor nothing.
+ROWS_MAX = 1 << 14
+# What a batch may take where the device does not say what it has left, as in the host's own memory.
+_MODEST = 1 << 29
+# The rest is for what others allocate meanwhile, and for memory in pieces too small to use.
+_SHARE = 0.5
 
 
 def device_named(name: str | torch.device) -> torch.device:
@@ -29,3 +36,27 @@ def device_named(name: str | torch.device) -> torch.device:
 def float64_device(name: str | torch.device) -> torch.device:
     """The torch device of a name, the CPU in place of one without float64 (mps); raises as `device_named`."""
     return device_named("cpu" if str(name).startswith("mps") else name)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """How many bytes new tensors may take on a device; None where it does not say."""
+    if device.type != "cuda":
+        return None
+    # What torch has taken from the device and holds for later is as good as free.
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
+def rows_that_fit(row_bytes: int, free: int | None) -> int:
+    """How many rows to work on at once: as many as fit into half of what is free, at least one.
+
+    Arguments:
+        row_bytes: what a row takes while it is worked on.
+        free: bytes, as `free_memory` says.
+
+    Example:
+        >>> rows_that_fit(1 << 20, free=1 << 30), rows_that_fit(1 << 20, free=0), rows_that_fit(1, free=1 << 30)
+        (512, 1, 16384)
+    """
+    budget = _MODEST if free is None else int(_SHARE * free)
+    return min(max(1, budget // row_bytes), ROWS_MAX)

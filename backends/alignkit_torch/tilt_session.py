@@ -12,19 +12,16 @@ from alignkit.base import BaseLaw
 from alignkit.contracts import Progress
 from alignkit.errors import NonFiniteError
 from alignkit.noise import normal
-from alignkit_torch.devices import device_named
-from alignkit_torch.solvers import solve_flow, tilted_denoise
+from alignkit_torch.devices import device_named, free_memory, rows_that_fit
+from alignkit_torch.solvers import solve_flow
 from alignkit_torch.tilt_sampler import evaluations
 
 __all__ = ["TorchTiltSession", "sample_base"]
 
 Floats = NDArray[np.float64]
 
-_MEMORY_BUDGET = 1 << 29
 # A network holds many activations per entry of x; this many copies of a row leave room for them.
 _COPIES_PER_ROW = 256
-# Beyond this a larger batch gains a processor nothing.
-_ROWS_MAX = 1 << 14
 
 
 def sample_base(law: BaseLaw, n: int, *, seed: int, progress: Progress = None) -> NDArray[np.floating]:
@@ -52,16 +49,15 @@ class TorchTiltSession:
         self.device = device
         self.dtype = getattr(torch, base.dtype)
         self.nfe_per_draw = evaluations(base, nfe)
-        self._solver = solver
-        self._directions = self._tensor(directions)
-        self._centres: dict[bytes, torch.Tensor] = {}
         self.evaluations = 0
-        origin = torch.zeros((1, base.ambient), dtype=self.dtype, device=device)
-        self._base_mean = self._denoise(origin, base.sigma_max, None)
-        self._check_finite(self._base_mean)
+        self._solver = solver
+        self._rows_at_most: int | None = None
+        self._directions = self._tensor(directions)
+        self._base_mean = self._denoise(torch.zeros_like(self._directions[:1]), base.sigma_max)
 
     def _tensor(self, values: Floats) -> torch.Tensor:
-        return torch.tensor(values, dtype=self.dtype, device=self.device)
+        # Rounded on the host: not every device has float64.
+        return torch.tensor(np.asarray(values, dtype=self.base.dtype), device=self.device)
 
     def _tilts(self, coordinates: Floats) -> torch.Tensor | None:
         """θ = coordinates @ directions on the device; None for the base itself, which then costs nothing extra."""
@@ -69,44 +65,84 @@ class TorchTiltSession:
             return None
         return self._tensor(coordinates) @ self._directions
 
-    @torch.no_grad()
-    def _denoise(self, x: torch.Tensor, sigma: float, theta: torch.Tensor | None) -> torch.Tensor:
-        """D_θ(x, σ) of flat rows, (n, d)."""
-        self.evaluations += x.shape[0]
-        return tilted_denoise(self._flat_denoise, x, sigma, theta)
-
     def _flat_denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The base's own denoiser, of flat rows."""
+        """The base's own denoiser, of flat rows (n, d)."""
         found: torch.Tensor = self.base.denoise(x.reshape(-1, *self.base.shape), sigma).reshape(x.shape)
         return found
 
-    def _solve(self, theta: torch.Tensor | None, x: torch.Tensor, sigma: float, nfe: int) -> torch.Tensor:
-        self.evaluations += nfe * x.shape[0]
-        denoise, sigma_min = self._flat_denoise, self.base.sigma_min
-        return solve_flow(denoise, x, sigma_min, sigma, nfe=nfe, solver=self._solver, tilt=theta)
+    @torch.no_grad()
+    def _denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """D(x, σ) of flat rows, (n, d), looked at."""
+        found = self._flat_denoise(x, x.new_full((x.shape[0],), sigma))
+        self.evaluations += x.shape[0]
+        if not bool(torch.isfinite(found).all()):
+            raise NonFiniteError(
+                f"The denoiser of {self.base.name!r} gave NaN or infinite values at its largest noise scales, "
+                f"at σ = {sigma:.4g}.",
+                ways_out=["Check it on inputs of scale σ_max, moved by σ_max²θ for a tilt θ.", "Use dtype='float64'."],
+            )
+        return found
 
-    def _chunk(self) -> int:
-        budget = _MEMORY_BUDGET
-        if self.device.type == "cuda":
-            budget = torch.cuda.mem_get_info(self.device)[0] // 2
-        per_row = self.base.ambient * _COPIES_PER_ROW * self.dtype.itemsize
-        return int(min(max(1, budget // per_row), _ROWS_MAX))
+    def _solve(
+        self,
+        theta: torch.Tensor | None,
+        x: torch.Tensor,
+        *,
+        sigma: float,
+        nfe: int,
+        occasion: str,
+        centre: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        found = solve_flow(
+            self._flat_denoise,
+            x,
+            self.base.sigma_min,
+            sigma,
+            nfe=nfe,
+            solver=self._solver,
+            tilt=theta,
+            centre=centre,
+            name=repr(self.base.name),
+            occasion=occasion,
+        )
+        self.evaluations += nfe * x.shape[0]
+        return found
+
+    def _from_top(self, theta: torch.Tensor | None, noise: torch.Tensor, occasion: str) -> torch.Tensor:
+        """Rows from σ_max down, of noise (n, d)."""
+        start = torch.add(self._base_mean, noise, alpha=self.base.sigma_max)
+        return self._solve(
+            theta,
+            start,
+            sigma=self.base.sigma_max,
+            nfe=self.nfe_per_draw,
+            occasion=occasion,
+            centre=self._base_mean,
+        )
 
     def _by_chunks(
-        self,
-        work: Callable[[int, int, Floats], torch.Tensor],
-        coordinates: Floats,
-        rows: int,
-        progress: Progress,
+        self, work: Callable[[int, int, Floats], torch.Tensor], coordinates: Floats, rows: int, progress: Progress
     ) -> torch.Tensor:
-        parts = []
-        step = self._chunk()
-        for start in range(0, rows, step):
+        """Rows that `work(start, stop, their coordinates)` makes, (rows, *shape), as many at once as memory holds."""
+        out = torch.empty((rows, self.base.ambient), dtype=self.dtype, device=self.device)
+        row_bytes = self.base.ambient * _COPIES_PER_ROW * self.dtype.itemsize
+        step = min(rows_that_fit(row_bytes, free_memory(self.device)), self._rows_at_most or rows)
+        start = 0
+        while start < rows:
             stop = min(rows, start + step)
-            parts.append(work(start, stop, coordinates if coordinates.shape[0] == 1 else coordinates[start:stop]))
+            try:
+                out[start:stop] = work(
+                    start, stop, coordinates if coordinates.shape[0] == 1 else coordinates[start:stop]
+                )
+            except torch.cuda.OutOfMemoryError:
+                if stop - start == 1:
+                    raise
+                step = self._rows_at_most = (stop - start) // 2
+                continue
+            start = stop
             if progress is not None:
                 progress("sampling", stop, rows)
-        return torch.cat(parts).reshape(rows, *self.base.shape)
+        return out.reshape(rows, *self.base.shape)
 
     @torch.no_grad()
     def draw(
@@ -121,17 +157,12 @@ class TorchTiltSession:
     ) -> torch.Tensor:
         """Draw rows from σ_max down; see `alignkit.contracts.TiltSession`.
 
-        The start is N(m, σ_max²I) with m near the tilted mean: a start elsewhere would move the mean by
-        (offset)·sd/σ_max.
+        The start is N(m, σ_max²I) with m near the tilted mean, found by the first evaluation of the row itself.
         """
 
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
-            theta = self._tilts(part)
-            centre = self._centre(part, theta)
             noise = self.noise(stop - start, seed=seed, stage=stage, first_row=first_row + start)
-            return self._solve(
-                theta, torch.add(centre, noise, alpha=self.base.sigma_max), self.base.sigma_max, self.nfe_per_draw
-            )
+            return self._from_top(self._tilts(part), noise, f"drawing from σ_max, in stage {stage}")
 
         return self._by_chunks(work, coordinates, rows, progress)
 
@@ -146,27 +177,9 @@ class TorchTiltSession:
         """Base draws by the flow from σ_max; see `alignkit.contracts.PushforwardSession`."""
 
         def work(start: int, stop: int, _: Floats) -> torch.Tensor:
-            begin = torch.add(self._base_mean, noise[start:stop], alpha=self.base.sigma_max)
-            return self._solve(None, begin, self.base.sigma_max, self.nfe_per_draw)
+            return self._from_top(None, noise[start:stop], "drawing from given noise")
 
         return self._by_chunks(work, np.zeros((1, 1)), noise.shape[0], progress)
-
-    def _centre(self, coordinates: Floats, theta: torch.Tensor | None) -> torch.Tensor:
-        """The tilted means at σ_max, iterated twice; that of a tilt all rows share is kept for later draws."""
-        if theta is None:
-            return self._base_mean
-        key = coordinates.tobytes()
-        if key in self._centres:
-            return self._centres[key]
-        # Rows of a finite mixture share few tilts, each of which is evaluated once.
-        _, first_rows, places = np.unique(coordinates, axis=0, return_index=True, return_inverse=True)
-        shift = self.base.sigma_max**2 * theta[torch.as_tensor(first_rows, device=self.device)]
-        first = self._denoise(self._base_mean + shift, self.base.sigma_max, None)
-        centre = self._denoise(first + shift, self.base.sigma_max, None)
-        centre = centre[torch.as_tensor(places.reshape(-1), device=self.device)]
-        if coordinates.shape[0] == 1:
-            self._centres[key] = centre
-        return centre
 
     @torch.no_grad()
     def renoise(
@@ -188,28 +201,23 @@ class TorchTiltSession:
 
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
             noise = self.noise(stop - start, seed=seed, stage=stage, first_row=first_row + start)
-            return self._solve(self._tilts(part), torch.add(flat[start:stop], noise, alpha=sigma), sigma, nfe)
+            noisy = torch.add(flat[start:stop], noise, alpha=sigma)
+            occasion = f"renoising, in stage {stage}"
+            return self._solve(self._tilts(part), noisy, sigma=sigma, nfe=nfe, occasion=occasion)
 
         return self._by_chunks(work, coordinates, x.shape[0], progress)
 
-    @torch.no_grad()
     def means(self, coordinates: Floats, sigma: float) -> Floats:
         """⟨direction, D(m₀ + σ²θ, σ)⟩, (j, m); see `alignkit.contracts.DenoisingTiltSession`."""
-        start = self._base_mean + sigma**2 * (self._tensor(coordinates) @ self._directions)
-        found = self._denoise(start, sigma, None)
-        self._check_finite(found)
-        return self.features(found)
 
-    def _check_finite(self, found: torch.Tensor) -> None:
-        if not bool(torch.isfinite(found).all()):
-            raise NonFiniteError(
-                f"The denoiser of {self.base.name!r} gave NaN or infinite values at its largest noise scales.",
-                ways_out=["Check it on inputs of scale σ_max, moved by σ_max²θ for a tilt θ.", "Use dtype='float64'."],
-            )
+        def work(_: int, __: int, part: Floats) -> torch.Tensor:
+            return self._denoise(self._base_mean + sigma**2 * (self._tensor(part) @ self._directions), sigma)
+
+        return self.features(self._by_chunks(work, coordinates, coordinates.shape[0], None))
 
     def features(self, x: torch.Tensor) -> Floats:
         """⟨direction, x⟩, (n, m), float64 on the host."""
-        return (x.reshape(x.shape[0], -1) @ self._directions.T).double().cpu().numpy()
+        return (x.reshape(x.shape[0], -1) @ self._directions.T).cpu().numpy().astype(np.float64)
 
     def spread(self, x: torch.Tensor) -> float:
         """The standard deviation of an entry of x, its root mean square over entries."""

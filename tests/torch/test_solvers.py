@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from alignkit.errors import NonFiniteError, ParameterError
-from alignkit_torch.solvers import SOLVERS, dpm_solver_2m, heun, karras_schedule, solve_flow
+from alignkit_torch.solvers import SOLVERS, dpm_solver_2m, heun, karras_schedule, lay_out, solve_flow
 
 MEAN, SD, HIGH, LOW = 0.5, 0.7, 10.0, 1e-3
 
@@ -31,7 +31,7 @@ X = torch.linspace(-30.0, 30.0, 7, dtype=torch.float64)[:, None]
 
 def error(method, steps):
     # The last step, from LOW to 0, has an error of its own of order LOW².
-    found = method(gaussian, X, karras_schedule(steps, LOW, HIGH))
+    found = method(gaussian, X, lay_out(karras_schedule(steps, LOW, HIGH), X))
     return float((found - exact_flow(X, HIGH)).abs().max())
 
 
@@ -111,5 +111,77 @@ class TestBadInput:
             out[3] = torch.where(sigma[3] < 1.0, value, out[3])
             return out
 
-        with pytest.raises(NonFiniteError, match=r"σ = 10 to 0"):
-            solve_flow(broken, X, LOW, HIGH, nfe=15, solver=name)
+        solver = SOLVERS[name]
+        sigmas = karras_schedule(solver.steps(15), LOW, HIGH)
+        # The first level below 1 that the denoiser sees: Heun sees it in the second evaluation of the step before.
+        failed = next(number for number, sigma in enumerate(sigmas) if sigma < 1.0)
+        step = failed + 1 if name == "dpm_solver_2m" else failed
+        where = rf"'net' gave NaN .* in 1 rows, in step {step} of {len(sigmas) - 1}, at σ = {sigmas[failed]:.4g}, idly"
+        with pytest.raises(NonFiniteError, match=where):
+            solve_flow(broken, X, LOW, HIGH, nfe=15, solver=name, name="'net'", occasion="idly")
+
+    def test_networks_that_fail_once_are_told_from_those_that_always_do(self):
+        calls = []
+
+        def flaky(x, sigma):
+            calls.append(1)
+            return gaussian(x, sigma) * (math.nan if len(calls) == 4 else 1.0)
+
+        with pytest.raises(NonFiniteError, match="none when asked again"):
+            solve_flow(flaky, X, LOW, HIGH, nfe=5)
+
+    def test_tilts_that_are_no_number_are_not_blamed_on_the_network(self):
+        with pytest.raises(NonFiniteError, match=r"input of the denoiser is NaN or infinite in step 1 of 5, at σ = 10"):
+            solve_flow(gaussian, X, LOW, HIGH, nfe=5, tilt=torch.tensor(math.inf, dtype=torch.float64))
+
+
+class TestStart:
+    """A start around the wrong centre is put right by the first evaluation, which counts as the first step's."""
+
+    THETA = torch.tensor([4.0], dtype=torch.float64)
+
+    @pytest.mark.parametrize("name", SOLVERS)
+    @pytest.mark.parametrize("centre", [-3.0, 5.0])
+    def test_the_centre_does_not_matter(self, name, centre):
+        noise = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)[:, None]
+        centre = torch.tensor([centre], dtype=torch.float64)
+        calls = []
+
+        def counting(x, sigma):
+            calls.append(float(sigma[0]))
+            return gaussian(x, sigma)
+
+        found = solve_flow(
+            counting, centre + 80 * noise, LOW, 80.0, nfe=401, solver=name, tilt=self.THETA, centre=centre
+        )
+        assert len(calls) == 401
+        np.testing.assert_allclose(found, MEAN + SD**2 * 4.0 + SD * noise, atol=2e-3)
+
+    def test_without_it_the_mean_moves(self):
+        noise = torch.zeros(1, 1, dtype=torch.float64)
+        found = solve_flow(gaussian, noise + 5.0, LOW, 80.0, nfe=401, tilt=self.THETA)
+        target = MEAN + SD**2 * 4.0
+        assert float(found) - target == pytest.approx((5.0 - target) * SD / 80.0, rel=0.05)
+
+
+class TestLayout:
+    def test_numbers_are_those_of_the_schedule_in_the_dtype_of_the_rows(self):
+        x = torch.zeros(3, 2)
+        sigmas = karras_schedule(6, 0.01, 10.0)
+        steps = lay_out(sigmas, x)
+        assert len(steps) == 6
+        for step, (now, after) in zip(steps, itertools.pairwise(sigmas), strict=True):
+            assert step.sigma.shape == (3,) and all(number.dtype == torch.float32 for number in step)
+            np.testing.assert_allclose(step.sigma, now, rtol=1e-6)
+            assert float(step.variance) == pytest.approx(now**2) and float(step.pull) == pytest.approx(1 - after / now)
+        assert float(steps[0].memory) == float(steps[-1].memory) == float(steps[-1].correction) == 0.0
+        assert float(steps[-1].pull) == 1.0
+
+    def test_a_network_may_write_into_its_levels(self):
+        def rude(x, sigma):
+            found = gaussian(x, sigma)
+            sigma.fill_(math.nan)
+            return found
+
+        found = solve_flow(rude, X, LOW, HIGH, nfe=9)
+        np.testing.assert_array_equal(found, solve_flow(gaussian, X, LOW, HIGH, nfe=9))

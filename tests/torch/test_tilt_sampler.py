@@ -11,7 +11,7 @@ import torch
 import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, TiltProgram
 from alignkit.errors import NonFiniteError, ParameterError
-from alignkit_torch import tilt_session
+from alignkit_torch import devices, tilt_session
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
 MIXTURE = ak.base.GaussianMixture(np.full(8, 1 / 8), np.random.default_rng(0).normal(size=(8, 16)) * 2, 0.25)
@@ -88,7 +88,7 @@ class TestRows:
         coordinates = np.linspace(0, 1, 40)[:, None]
         whole = session.draw(coordinates, 40, seed=1)
         moved = session.renoise(whole, coordinates, sigma=1.0, nfe=9, seed=2, stage=1)
-        monkeypatch.setattr(tilt_session, "_ROWS_MAX", 7)
+        monkeypatch.setattr(devices, "ROWS_MAX", 7)
         np.testing.assert_allclose(session.draw(coordinates, 40, seed=1), whole, atol=1e-5)
         again = session.renoise(whole, coordinates, sigma=1.0, nfe=9, seed=2, stage=1)
         np.testing.assert_allclose(again, moved, atol=1e-5)
@@ -101,7 +101,7 @@ class TestRows:
             return MIXTURE.denoise(x, sigma)
 
         law = ak.base.Denoiser(counting, (16,), sigma_min=0.002, sigma_max=80.0, exact=True)
-        monkeypatch.setattr(tilt_session, "_MEMORY_BUDGET", 10 * 16 * tilt_session._COPIES_PER_ROW * 4)
+        monkeypatch.setattr(devices, "_MODEST", 10 * 16 * tilt_session._COPIES_PER_ROW * 4)
         open_session(UNIT, law).draw(ONE, 25, seed=0)
         assert max(sizes) == 10
 
@@ -134,7 +134,7 @@ class TestRows:
         np.testing.assert_allclose(session.features(draws), draws.sum(dim=(1, 2))[:, None])
 
     def test_progress_is_told(self, monkeypatch):
-        monkeypatch.setattr(tilt_session, "_ROWS_MAX", 4)
+        monkeypatch.setattr(devices, "ROWS_MAX", 4)
         told = []
         open_session(UNIT).draw(ONE, 10, seed=0, progress=lambda *report: told.append(report))
         assert told == [("sampling", 4, 10), ("sampling", 8, 10), ("sampling", 10, 10)]
@@ -142,7 +142,8 @@ class TestRows:
 
 class TestEvaluations:
     @pytest.mark.parametrize("solver", ["dpm_solver_2m", "heun"])
-    def test_a_draw_takes_the_evaluations_it_says(self, solver):
+    @pytest.mark.parametrize("tilts", ["none", "one for all rows", "one for each row"])
+    def test_a_draw_takes_the_evaluations_it_says(self, solver, tilts):
         rows = []
 
         def counting(x, sigma):
@@ -152,11 +153,15 @@ class TestEvaluations:
         law = ak.base.Denoiser(counting, (16,), sigma_min=0.002, sigma_max=80.0, exact=True)
         session = open_session(UNIT, law, nfe=15, solver=solver)
         rows.clear()
-        session.draw(ONE, 100, seed=0)
-        assert session.nfe_per_draw == 15
-        # One tilt for all rows has one centre, found on a single row.
-        assert [size for size in rows if size == 100] == [100] * 15
-        assert sum(size for size in rows if size != 100) <= 2
+        before = session.evaluations
+        coordinates = {
+            "none": np.zeros((1, 1)),
+            "one for all rows": ONE,
+            "one for each row": np.linspace(-1, 1, 100)[:, None],
+        }
+        session.draw(coordinates[tilts], 100, seed=0)
+        assert session.nfe_per_draw == 15 and rows == [100] * 15
+        assert session.evaluations - before == 1500
 
 
 class TestRenoising:
@@ -253,8 +258,11 @@ class TestBadInput:
             return torch.where(sigma[:, None] < 1.0, math.nan, MIXTURE.denoise(x, sigma))
 
         session = open_session(UNIT, ak.base.Denoiser(denoise, (16,), sigma_min=0.002, sigma_max=80.0))
-        with pytest.raises(NonFiniteError):
-            session.draw(ONE, 3, seed=0)
+        with pytest.raises(NonFiniteError, match=r"step \d+ of 63, at σ = 0\.\d+, drawing from σ_max, in stage 4"):
+            session.draw(ONE, 3, seed=0, stage=4)
+        start = session.take(torch.zeros(3, 16), np.arange(3))
+        with pytest.raises(NonFiniteError, match=r"step \d+ of 9, at σ = 0\.\d+, renoising, in stage 7"):
+            session.renoise(start, ONE, sigma=2.0, nfe=9, seed=0, stage=7)
 
     def test_networks_that_return_nan_on_tilted_inputs(self):
         def denoise(x, sigma):
