@@ -20,6 +20,7 @@ from alignkit.estimates import Estimate
 from alignkit.expressions import Expression
 from alignkit.noise import fold_seed
 from alignkit.tilting.fitted import FittedTilt, TiltMoments
+from alignkit.tilting.measures import FiniteMeasure
 from alignkit.tilting.mixture import TiltMixture
 from alignkit.tilting.rejection import draw_accepted
 from alignkit.tilting.selection import choose_finite
@@ -92,7 +93,14 @@ class RejectionTilt:
         )
 
 
-def fit_direct(target: TiltTarget, session: TiltSession, *, seed: int, progress: Progress = None) -> FittedTilt:
+def fit_direct(
+    target: TiltTarget,
+    session: TiltSession,
+    *,
+    seed: int,
+    measure: FiniteMeasure | None = None,
+    progress: Progress = None,
+) -> FittedTilt:
     """Fit a target whose tilts the session draws directly.
 
     Log-partitions are the law's own where it has them, else by quadrature over the exact denoiser. Of one tilt, moments
@@ -102,6 +110,7 @@ def fit_direct(target: TiltTarget, session: TiltSession, *, seed: int, progress:
         target: the law wanted; its nonlinear part, if any, is convex and has a finite measure.
         session: opened on its directions.
         seed: fixes the pilot draws.
+        measure: one that bounds the nonlinear part, such as an earlier fit's; if None, one is chosen.
         progress: told how far it is.
 
     Returns:
@@ -114,7 +123,7 @@ def fit_direct(target: TiltTarget, session: TiltSession, *, seed: int, progress:
     """
     if target.nonlinear is None:
         return _fit_tilt(target, session, seed, progress)
-    return _fit_mixture(target, target.nonlinear, session, seed, progress)
+    return _fit_mixture(target, target.nonlinear, session, measure, seed=seed, progress=progress)
 
 
 def _fit_tilt(target: TiltTarget, session: TiltSession, seed: int, progress: Progress) -> DirectTilt:
@@ -145,7 +154,13 @@ def _mean_exponent(
 
 
 def _fit_mixture(
-    target: TiltTarget, nonlinear: Expression, session: TiltSession, seed: int, progress: Progress
+    target: TiltTarget,
+    nonlinear: Expression,
+    session: TiltSession,
+    measure: FiniteMeasure | None,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> RejectionTilt:
     spent = session.evaluations
     rows = _PILOT_ROWS if session.nfe_per_draw else _FREE_ROWS
@@ -154,14 +169,15 @@ def _fit_mixture(
     pilot = session.features(base_draws)
 
     partition = TiltPartition(target.program, session)
-    (at_reference,), _ = partition(target.tilts(np.zeros((1, k))))
-    measure = choose_finite(
-        nonlinear,
-        target.weight,
-        pilot=target.coordinates_of(pilot),
-        box=target.box,
-        log_partition=lambda theta: partition(target.tilts(theta))[0] - at_reference,
-    )
+    if measure is None:
+        (at_reference,), _ = partition(target.tilts(np.zeros((1, k))))
+        measure = choose_finite(
+            nonlinear,
+            target.weight,
+            pilot=target.coordinates_of(pilot),
+            box=target.box,
+            log_partition=lambda theta: partition(target.tilts(theta))[0] - at_reference,
+        )
     log_z, errors = partition(target.tilts(measure.nodes))
     log_masses = measure.log_weights + log_z
     log_total = float(np.logaddexp.reduce(log_masses))
