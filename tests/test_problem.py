@@ -296,7 +296,8 @@ class TestBadInput:
     @pytest.mark.parametrize("closeness", [ak.KL, ak.Wasserstein])
     @pytest.mark.parametrize("weight", [0, -1.0, math.nan, math.inf, True, "1", None, [1.0]])
     def test_weights(self, closeness, weight):
-        with pytest.raises(ParameterError, match=rf"{closeness.__name__}\(weight=λ\)") as caught:
+        name = closeness.__name__
+        with pytest.raises(ParameterError, match=rf"{name}\(weight=λ\)|{name} takes either weight=λ") as caught:
             closeness(weight=weight)
         assert isinstance(caught.value, ValueError) and caught.value.ways_out
 

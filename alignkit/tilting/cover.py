@@ -296,7 +296,7 @@ class _Program:
 
     def _spread_out(self, points: Floats, core: tuple[Floats, Floats]) -> Floats:
         """The worst points, none near another."""
-        apart = (core[1] - core[0]) / {1: 400, 2: 60, 3: 24}[self.k]
+        apart = np.maximum((core[1] - core[0]) / {1: 400, 2: 60, 3: 24}[self.k], np.finfo(np.float64).tiny)
         _, first = np.unique(np.floor(points / apart), axis=0, return_index=True)
         return points[np.sort(first)[: self.effort.cuts]]
 
