@@ -13,7 +13,7 @@ from alignkit.errors import CurvatureError, ParameterError, ShapeError
 from alignkit.expressions.arrays import Array
 from alignkit.expressions.atom import as_argument, substitute
 from alignkit.expressions.curvature import Curvature, Interval
-from alignkit.expressions.expression import CALL, Expression, Printed, operations, topological, united
+from alignkit.expressions.expression import CALL, Expression, Printed, comparisons, topological, united
 from alignkit.expressions.leaf import as_expression
 
 __all__ = ["Constraint", "E", "Expectation", "Relation", "expectations", "without_expectations"]
@@ -242,4 +242,4 @@ def _compare(left: Expression, relation: str, other: Any) -> Any:
     return Constraint(left, relation, right)  # type: ignore[arg-type]
 
 
-operations.update(compare=_compare)
+comparisons.update(expectations=_compare)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "Expression"]
 
 #: The constructors behind the operators ("add", "multiply", …), registered by the modules that define the nodes.
-operations: dict[str, Callable[..., Any]] = {}
+operations: dict[str, Callable[..., Expression]] = {}
+#: What a comparison such as `E(x) <= 1` becomes, registered likewise.
+comparisons: dict[str, Callable[[Expression, str, Any], Any]] = {}
 
 #: How tightly a printed form binds, loosest first.
 SUM, PRODUCT, UNARY, CALL = range(4)
@@ -450,19 +452,19 @@ class Expression(ABC):
         )
 
     def __eq__(self, other: object) -> Any:
-        return operations["compare"](self, "==", other)
+        return comparisons["expectations"](self, "==", other)
 
     def __le__(self, other: Any) -> Any:
-        return operations["compare"](self, "<=", other)
+        return comparisons["expectations"](self, "<=", other)
 
     def __ge__(self, other: Any) -> Any:
-        return operations["compare"](self, ">=", other)
+        return comparisons["expectations"](self, ">=", other)
 
     def __lt__(self, other: Any) -> Any:
-        return operations["compare"](self, "<", other)
+        return comparisons["expectations"](self, "<", other)
 
     def __gt__(self, other: Any) -> Any:
-        return operations["compare"](self, ">", other)
+        return comparisons["expectations"](self, ">", other)
 
     def __hash__(self) -> int:
         return object.__hash__(self)

@@ -149,7 +149,7 @@ class _Program:
         self.root = np.diag(scales) if box is not None else np.linalg.cholesky(covariance + 1e-12 * np.diag(scales**2))
         self.inverse = np.linalg.inv(self.root)
         self.pilot = pilot @ self.inverse.T
-        self.box = None if box is None else tuple(np.asarray(end) @ self.inverse.T for end in box)
+        self.box = None if box is None else (box[0] @ self.inverse.T, box[1] @ self.inverse.T)
         self._log_partition = log_partition
         growth = Growth(nonlinear)
 

@@ -42,7 +42,7 @@ class Islands:
     @property
     def weights(self) -> Floats:
         """The share of the target that each island stands for, Ẑ_i/ΣẐ, (I,)."""
-        return np.exp(self.log_partitions - np.logaddexp.reduce(self.log_partitions))
+        return np.asarray(np.exp(self.log_partitions - np.logaddexp.reduce(self.log_partitions)))
 
     @property
     def log_partition(self) -> Estimate:

@@ -124,7 +124,7 @@ class Pool:
         log_d, shares = self._shares(self.log_partitions)
         hessian = np.diag(shares.sum(axis=1)) - shares @ shares.T
         # A common shift of all ζ is free: its eigenvalue is 0 up to rounding.
-        return log_d, shares, np.linalg.pinv(hessian, rcond=_RANK, hermitian=True)
+        return log_d, shares, np.asarray(np.linalg.pinv(hessian, rcond=_RANK, hermitian=True), dtype=np.float64)
 
     def log_weights(self, log_ratio: Floats) -> Floats:
         """Log-weights under which the pool stands for the law p·exp(u), normalised, (n,).

@@ -127,7 +127,7 @@ class GaussianMeasure(TiltMeasure):
     @property
     def rank(self) -> int:
         """The rank of C."""
-        return self.root.shape[1]
+        return int(self.root.shape[1])
 
     def log_bound(self, coordinates: Floats, share: float = 1.0) -> Floats:
         """β(½‖Lᵀw‖² + ⟨h, w⟩ + c); see `TiltMeasure.log_bound`."""

@@ -33,7 +33,7 @@ class TiltTarget:
     @property
     def dimension(self) -> int:
         """The intrinsic dimension k."""
-        return self.program.directions.shape[0] - self.linear.size
+        return int(self.program.directions.shape[0] - self.linear.size)
 
     @property
     def box(self) -> tuple[Floats, Floats] | None:
