@@ -62,8 +62,10 @@ class DenoiseDigits:
         with torch.no_grad():
             levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
             # Samplers mostly ask for one level: its embedding, a quarter of the work, is then computed once. On an
-            # accelerator the question itself would cost more, since its answer has to come back.
-            if x.device.type == "cpu" and len(x) and bool((levels == levels[0]).all()):
+            # accelerator the question itself would cost more, since its answer has to come back; so it would in a
+            # compiled step, which would be cut in two.
+            may_ask = x.device.type == "cpu" and not torch.compiler.is_compiling()
+            if may_ask and len(x) and bool((levels == levels[0]).all()):
                 levels = levels[:1]
             found: Tensor = self._module(x.device)(x.to(torch.float32), levels).to(x.dtype)
             return found
