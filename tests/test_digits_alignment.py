@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 import alignkit as ak
+from alignkit.tilting.annealed import fit_annealed
+from alignkit_torch.tilt_sampler import TorchTiltSampler
+from tests.benchmarks.digits import convex_rewards, reweighted
 
 REFERENCE = 12_000
 
@@ -54,6 +57,34 @@ class TestTilts:
         x = ak.Variable(base.shape)
         aligned = ak.Problem(ak.sum(x) / 16, base, ak.KL(weight=1.0)).solve(seed=3)
         np.testing.assert_allclose(aligned.sample(64, seed=5)[:7], aligned.sample(7, seed=5), atol=1e-5)
+
+
+class TestConvexRewards:
+    """With fewer particles than `solve` takes."""
+
+    @pytest.mark.parametrize("name", ["quadratic", "max of affine", "log_sum_exp", "huber"])
+    def test_agree_with_reweighted_base_draws(self, base, base_draws, name):
+        reward, weight = convex_rewards(ak.Variable(base.shape))[name]
+        values = reward.value(base_draws)
+        truth, truth_error, size = reweighted(values, 1 / weight)
+        assert size > 1000
+
+        plan = ak.Problem(reward, base, ak.KL(weight=weight)).compile(backend="torch")
+        session = TorchTiltSampler().open(plan.request)
+        fitted = fit_annealed(plan.target, session, seed=0, particles=768)
+        found = reward.value(fitted.sample(1024, seed=1).numpy().astype(np.float64))
+        error = np.hypot(weight * fitted.moments.after.standard_error, found.std() / np.sqrt(found.size))
+        assert abs(found.mean() - truth) <= 0.05 * values.std() + 3 * np.hypot(error, truth_error)
+        assert error < 0.3 * values.std()
+
+        log_z = np.logaddexp.reduce(values / weight) - np.log(values.size)
+        assert abs(fitted.moments.log_partition.value + plan.composition.constant / weight - log_z) <= (
+            0.05 * values.std() / weight + 3 * np.hypot(fitted.moments.log_partition.standard_error, size**-0.5)
+        )
+        calibration = fitted.moments.calibration
+        assert 0 < calibration.base_drift.standard_error < 0.1
+        assert abs(calibration.base_drift.value) < 0.1 + 3 * calibration.base_drift.standard_error
+        assert "the model's own drift" in str(calibration)
 
 
 class TestTransport:

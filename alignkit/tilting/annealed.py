@@ -50,8 +50,8 @@ _PARTICLES_MIN = 256
 _ESS_SHARE = 0.5
 # From σ = 2 a Gaussian comes out 0.3 to 0.5 % too wide after 31 evaluations; after 15 it was 1 to 2 %, at every move.
 _MOVE_NFE = 31
-# Exact denoisers need no calibration, and take shorter moves but more stages. On the benchmark of rank 8 moves of 11, 15
-# and 19 evaluations put log Z = 16.4 too high by 0.19, 0.09 and 0.07; at equal cost, steps that keep 0.7 of the
+# Exact denoisers need no calibration, and take shorter moves but more stages. On the benchmark of rank 8 moves of 11,
+# 15 and 19 evaluations put log Z = 16.4 too high by 0.19, 0.09 and 0.07; at equal cost, steps that keep 0.7 of the
 # particles' worth left it uncertain by 0.03, those that keep 0.5 by 0.06.
 _MOVE_NFE_EXACT = 19
 _PARTICLES_EXACT = 4864
@@ -61,7 +61,7 @@ _STAGES_MAX = 64
 # A bound as loose as this would be drawn from in vain.
 _ACCEPTANCE_MIN = 1e-4
 # The measure is chosen anew, from draws of the target's own region, unless this share of proposals is kept already.
-_ACCEPTANCE_FINE = 0.95
+_ACCEPTANCE_FINE = 0.9
 _CHOICES_MAX = 4
 # The least gain in acceptance, relative, that another measure is taken for.
 _GAIN = 0.01

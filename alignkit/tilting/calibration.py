@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from alignkit.certificates import Calibration
 from alignkit.contracts import DenoisingTiltSession
+from alignkit.errors import NonFiniteError
 from alignkit.estimates import Estimate
 from alignkit.noise import fold_seed, uniform
 from alignkit.tilting.gibbs import GibbsSweep
@@ -64,11 +65,7 @@ def calibrate(
     chosen = systematic_resampling(log_weights[None], uniform(fold_seed(seed, "resampling"), 1, 1))
     start, start_features = session.take(x, chosen), features[chosen]
 
-    # Resampled rows are in the order of the draws they come from, so every s-th stands for all of them.
-    some = start_features[:: max(1, len(start_features) // _NAIVE_ROWS)]
-    tilts = path.draw_tilts(some, share, seed=fold_seed(seed, "naive tilts"))
-    fresh = session.draw(tilts, len(some), seed=fold_seed(seed, "naive draws"))
-    naive = float(path.target.exponent(session.features(fresh)).mean()) - truth
+    naive = _naive(path, session, start_features, share, seed=fold_seed(seed, "naive")) - truth
 
     best: tuple[float, float, float] | None = None
     for number, scale in enumerate(_SCALES):
@@ -88,3 +85,15 @@ def calibrate(
     )
     change = Estimate.of_mean((path.target.exponent(session.features(moved)) - exponents) / spread)
     return Calibration(residual / spread, error / spread, share, sigma, naive / spread, base_drift=change)
+
+
+def _naive(path: TiltPath, session: DenoisingTiltSession, start: Floats, share: float, *, seed: int) -> float:
+    """The mean of r/λ over draws started at σ_max; NaN where the denoiser fails there, which no move goes near."""
+    # Resampled rows are in the order of the draws they come from, so every s-th stands for all of them.
+    some = start[:: max(1, len(start) // _NAIVE_ROWS)]
+    tilts = path.draw_tilts(some, share, seed=fold_seed(seed, "tilts"))
+    try:
+        fresh = session.draw(tilts, len(some), seed=seed)
+    except NonFiniteError:
+        return math.nan
+    return float(path.target.exponent(session.features(fresh)).mean())
