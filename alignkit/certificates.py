@@ -22,7 +22,8 @@ class Calibration:
         standard_error: of the residual.
         strength: the part of the full tilt, between 0 and 1, at which the two were compared.
         sigma: the noise scale draws are sent back to, in units of x.
-        naive_residual: the same residual of the one-shot start from σ_max, which is wrong on learned denoisers.
+        naive_residual: the same residual of the one-shot start from σ_max, which is wrong on learned denoisers; NaN
+            where the denoiser gave no numbers there.
         drift: how far the moves on the way to the full tilt shifted the mean of r/λ, summed, in base standard
             deviations; a right denoiser leaves it where it is, also where no reweighted base draw reaches.
         base_drift: how far one move without a tilt shifts the mean of r/λ over the base's own draws, in base standard
@@ -58,9 +59,10 @@ class Calibration:
         )
 
     def __str__(self) -> str:
+        naive = "fails" if math.isnan(self.naive_residual) else f"{self.naive_residual:+.3f}"
         return (
             f"{self.residual:+.3f} ± {self.standard_error:.3f} base sd (z = {self.z_score:+.1f}) "
-            f"at {self.strength:.0%} of the tilt, σ = {self.sigma:.3g}; a naive start: {self.naive_residual:+.3f}; "
+            f"at {self.strength:.0%} of the tilt, σ = {self.sigma:.3g}; a naive start: {naive}; "
             f"drift to the full tilt: {self.drift.value:+.3f} ± {self.drift.standard_error:.3f}; "
             f"the model's own drift: {self.base_drift.value:+.3f} ± {self.base_drift.standard_error:.3f}"
         )
