@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from alignkit.contracts import Floats
-from alignkit.errors import IntractableError
-from alignkit.expressions import Expression, Variable, abs as absolute, as_expression, vec
-from alignkit.expressions.arrays import is_operator, is_sparse
-from alignkit.expressions.atom import Atom, substitute
-from alignkit.expressions.atoms.elementwise import Elementwise
-from alignkit.expressions.atoms.norms import Norm1, NormInf
+from alignkit.errors import IntractableError, ParameterError
+from alignkit.expressions import Expression, as_expression, vec
+from alignkit.expressions.atoms.norms import NormInf
 from alignkit.expressions.atoms.order import LogSumExp, Max, Maximum, Min, Minimum
-from alignkit.expressions.expression import topological
 from alignkit.expressions.growth import Growth
-from alignkit.expressions.linear import linear_form
-from alignkit.expressions.splitting import Split, Term, affine_over, split, spread
+from alignkit.expressions.splitting import Split, Term, affine_over, split
+from alignkit.tilting.blocks import Block, blocks_of, dense, row_basis
 from alignkit.tilting.cover import COVER_DIMENSION_MAX, cover
 from alignkit.tilting.lattice import gaussian_lattice
 from alignkit.tilting.measures import (
@@ -40,11 +36,11 @@ Box = tuple[Floats, Floats]
 
 # A mixture of so many pieces is listed beyond three dimensions, and so many sums of labels in any.
 _PIECES_MAX, _POINTS_MAX = 64, 5_000
+# So many sums of tilts of the factors of a product are listed.
+_SUMS_MAX = 20_000
 # A product of so few tilts is summed over while its next factor is chosen. Beyond that the rims of covers are kept
 # near, as those of correlated factors would add up and outweigh all else.
 _SUMMED_MAX, _NEAR = 400, 0.5
-# Singular values below this, relative to the largest, are dependent rows.
-_RANK = 1e-10
 _NEGATIVE = 1e-10
 
 
@@ -68,39 +64,27 @@ class _Tilted:
         weights = measure.log_weights
         return replace(self, log_partition=log_partition)
 
+    def cover(self, block: Block) -> TiltMeasure:
+        """A cover of a summand, over w; a point where it is constant."""
+        if not block.rank:
+            return PointMeasure(np.zeros(block.rows.shape[1]), float(block.function.value()) / self.weight)
+        return self.cover_seen(block.function, block.rows)
 
-@dataclass(frozen=True, eq=False)
-class _Summand:
-    """A convex function of few combinations of w.
-
-    Arguments:
-        function: g, an expression of one variable u of shape (r,).
-        rows: (r, k), orthonormal, with u = rows @ w.
-    """
-
-    function: Expression
-    rows: Floats
-
-    def covered(self, law: _Tilted) -> FiniteMeasure:
-        """A cover of exp(g/λ), over w."""
+    def cover_seen(self, function: Expression, rows: Floats) -> FiniteMeasure:
+        """A cover, over w, of a function of rows @ w, rows (r, k) orthonormal."""
         seen = None
-        if law.box is not None:
-            ends = self.rows[:, :, None] * np.stack(law.box, axis=1)
+        if self.box is not None:
+            ends = rows[:, :, None] * np.stack(self.box, axis=1)
             seen = ends.min(axis=2).sum(axis=1), ends.max(axis=2).sum(axis=1)
         found = cover(
-            self.function,
-            law.weight,
-            pilot=law.pilot @ self.rows.T,
+            function,
+            self.weight,
+            pilot=self.pilot @ rows.T,
             box=seen,
-            log_partition=lambda tilts: law.log_partition(tilts @ self.rows),
-            extension=law.extension,
+            log_partition=lambda tilts: self.log_partition(tilts @ rows),
+            extension=self.extension,
         ).measure
-        return FiniteMeasure(found.nodes @ self.rows, found.log_weights, description=found.description)
-
-    def outgrows(self) -> bool:
-        """Whether g may grow faster than linearly."""
-        axes = np.eye(self.rows.shape[0])
-        return not np.isfinite(Growth(self.function).recession(np.vstack([axes, -axes]))).all()
+        return FiniteMeasure(found.nodes @ rows, found.log_weights, description=found.description)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,50 +150,9 @@ class _Parts:
             return PointMeasure(quadratic.vector / weight, quadratic.constant / weight)
         return PointMeasure(self.split.vector / weight, self.split.constant / weight)
 
-    @property
-    def whole(self) -> _Summand:
-        """f itself, in all its coordinates."""
-        return _Summand(self.nonlinear, np.eye(self.k))
-
-    @cached_property
-    def entries(self) -> tuple[tuple[Term, int], ...] | None:
-        """Every summand as entries that look at w through one row each; None where some do not."""
-        found = []
-        for term in self.split.terms:
-            rows = _entry_rows(term, self.k)
-            if rows is None:
-                return None
-            found += [(term, place) for place in np.flatnonzero(_entry_weights(term)).tolist()]
-        return tuple(found)
-
-    def restricted(self, expression: Expression, rows: Floats) -> Expression:
-        """An expression of w as one of u, where it depends on u = rows @ w alone."""
-        (w,) = self.nonlinear.variables()
-        u = Variable((rows.shape[0],), name="u")
-        return substitute(expression, {id(w): as_expression(rows.T) @ u})
-
-    def summands(self, term: Term) -> Iterator[_Summand]:
-        """A term in the coordinates that it sees: entry by entry, where its entries see one each."""
-        rows = _entry_rows(term, self.k)
-        if rows is None:
-            basis = _basis(_seen_rows(term.atom, self.k))
-            inside = as_expression(term.coefficients) @ vec(term.atom)
-            yield _Summand(self.restricted(inside, basis), basis)
-            return
-        weights = _entry_weights(term)
-        inner = absolute(term.atom.args[0]) if isinstance(term.atom, Norm1) else term.atom
-        for place in np.flatnonzero(weights).tolist():
-            yield self.entry(inner, rows[place], weights[place], place)
-
-    def entry(self, inner: Expression, row: Floats, weight: float, place: int) -> _Summand:
-        """One entry of an atom that acts entry by entry."""
-        length = float(np.linalg.norm(row))
-        basis = row[None] / length if length > 0 else np.eye(1, self.k)
-        return _Summand(weight * vec(self.restricted(inner, basis))[place], basis)
-
-    def pieces(self, term: Term) -> _Pieces | None:
-        """A term as a maximum of affine pieces, or its smooth form; None where it is neither."""
-        return _pieces(term, self.k)
+    def cover_whole(self, law: _Tilted) -> FiniteMeasure:
+        """A cover of f itself, in all its coordinates."""
+        return law.cover_seen(self.nonlinear, np.eye(self.k))
 
 
 def missing_measure(nonlinear: Expression, *, bounded: bool) -> str | None:
@@ -220,30 +163,36 @@ def missing_measure(nonlinear: Expression, *, bounded: bool) -> str | None:
         bounded: whether the law that is tilted has bounded data.
 
     Example:
-        >>> from alignkit.expressions import norm2, sum_squares
+        >>> from alignkit.expressions import Variable, norm2, sum_squares
         >>> missing_measure(norm2(Variable(3)) + sum_squares(Variable(3)), bounded=False) is None
         True
     """
     parts = _Parts(nonlinear)
     if not parts.is_separable:
+        if not parts.split.has_small_hessian:
+            return f"its quadratic part, of k = {parts.k} features, is too large to be decomposed"
         if parts.k > COVER_DIMENSION_MAX:
             return (
                 f"its summands are not convex one by one, and together they see k = {parts.k} features, more than "
                 f"{COVER_DIMENSION_MAX}"
             )
-        if not bounded and parts.whole.outgrows():
+        if not bounded and _outgrows(nonlinear, parts.k):
             return f"{nonlinear} may grow faster than linearly, which takes bounded data"
         return None
     for term in parts.split.terms:
-        if parts.pieces(term) is not None:
+        if _pieces(term, parts.k) is not None:
             continue
-        if _entry_rows(term, parts.k) is None:
-            rank = len(_basis(_seen_rows(term.atom, parts.k)))
-            if rank > COVER_DIMENSION_MAX:
-                return f"{term.atom} sees {rank} features at once, more than {COVER_DIMENSION_MAX}"
-        if not bounded and next(iter(parts.summands(term))).outgrows():
+        rank = max((block.rank for block in blocks_of([term], parts.k, COVER_DIMENSION_MAX)), default=0)
+        if rank > COVER_DIMENSION_MAX:
+            return f"{term.atom} sees {rank} features at once, more than {COVER_DIMENSION_MAX}"
+        if not bounded and _outgrows(as_expression(term.coefficients) @ vec(term.atom), parts.k):
             return f"{term.atom} may grow faster than linearly, which takes bounded data"
     return None
+
+
+def _outgrows(convex: Expression, k: int) -> bool:
+    """Whether a convex function of w may grow faster than linearly: it does so along an axis, if anywhere."""
+    return not np.isfinite(Growth(convex).recession(np.vstack([np.eye(k), -np.eye(k)]))).all()
 
 
 def has_finite_measure(nonlinear: Expression) -> bool:
@@ -253,7 +202,7 @@ def has_finite_measure(nonlinear: Expression) -> bool:
         nonlinear: as for `missing_measure`.
 
     Example:
-        >>> from alignkit.expressions import norm1, sum_squares
+        >>> from alignkit.expressions import Variable, norm1, sum_squares
         >>> has_finite_measure(norm1(Variable(2))), has_finite_measure(sum_squares(Variable(9)))
         (True, False)
     """
@@ -262,7 +211,7 @@ def has_finite_measure(nonlinear: Expression) -> bool:
         return not (parts.is_separable and parts.has_quadratic and parts.split.terms)
     if parts.has_quadratic or len(parts.split.terms) != 1:
         return False
-    pieces = parts.pieces(parts.split.terms[0])
+    pieces = _pieces(parts.split.terms[0], parts.k)
     return pieces is not None and not pieces.smooth and pieces.offsets.size <= _PIECES_MAX
 
 
@@ -286,7 +235,7 @@ def choose_measure(
     _require(parts, bounded=box is not None)
     law = _Tilted(weight, pilot, box, log_partition)
     if not parts.is_separable:
-        return parts.whole.covered(law)
+        return parts.cover_whole(law)
     smooth = parts.smooth_part(weight)
     found: list[TiltMeasure] = [smooth]
     if isinstance(smooth, PointMeasure) and not smooth.tilt.any() and not smooth.constant:
@@ -308,30 +257,56 @@ def choose_finite(
     _require(parts, bounded=box is not None)
     law = _Tilted(weight, pilot, box, log_partition)
     if not parts.is_separable:
-        return parts.whole.covered(law)
+        return parts.cover_whole(law)
     smooth = parts.smooth_part(weight)
-    if isinstance(smooth, GaussianMeasure) and not parts.split.terms:
+    if isinstance(smooth, GaussianMeasure):
+        if parts.split.terms or parts.k > COVER_DIMENSION_MAX:
+            raise _too_many(nonlinear)
         return gaussian_lattice(smooth, log_partition, pilot)
-    listed = [_listed(one) for one in _factors(parts, law)]
-    if isinstance(smooth, PointMeasure):
-        listed.append(FiniteMeasure(smooth.tilt[None], [smooth.constant]))
-    return _sums(listed)
+    factors = _factors(parts, law)
+    if math.prod(_point_count(one) for one in factors) > _SUMS_MAX:
+        if parts.k > COVER_DIMENSION_MAX:
+            raise _too_many(nonlinear)
+        return parts.cover_whole(law)
+    return _sums([_listed(smooth), *map(_listed, factors)])
+
+
+def _too_many(nonlinear: Expression) -> ParameterError:
+    return ParameterError(
+        "The tilts that make up this reward over its weight are too many to list.",
+        ways_out=["Use engine='annealed', which draws them one by one."],
+        expression=str(nonlinear),
+    )
 
 
 def _factors(parts: _Parts, law: _Tilted) -> list[TiltMeasure]:
     """Measures for the summands that are not quadratic, each chosen for the law times those before."""
     found: list[TiltMeasure] = []
-    tilts = 1.0 if not parts.has_quadratic else math.inf
-    for group in _groups(parts):
-        for summand in _measures(parts, group, law):
-            if tilts > _SUMMED_MAX:
-                law = replace(law, extension=_NEAR)
-            measure = summand if isinstance(summand, TiltMeasure) else summand.covered(law)
+    covered: list[Term] = []
+    for term in parts.split.terms:
+        measure = _own_measure(parts, term, law.weight)
+        if measure is None:
+            covered.append(term)
+        else:
             found.append(measure)
-            tilts *= _point_count(measure)
-            if isinstance(measure, FiniteMeasure) and not measure.tempered and tilts <= _SUMMED_MAX:
-                law = law.times(measure)
+    tilts = math.inf if parts.has_quadratic else math.prod(_point_count(one) for one in found)
+    for block in blocks_of(covered, parts.k, COVER_DIMENSION_MAX):
+        measure = (law if tilts <= _SUMMED_MAX else replace(law, extension=_NEAR)).cover(block)
+        found.append(measure)
+        tilts *= _point_count(measure)
+        if isinstance(measure, FiniteMeasure) and tilts <= _SUMMED_MAX:
+            law = law.times(measure)
     return found
+
+
+def _own_measure(parts: _Parts, term: Term, weight: float) -> TiltMeasure | None:
+    """The measure of a maximum of affine pieces, or of its smooth form; None where a cover is tighter or all else."""
+    pieces = _pieces(term, parts.k)
+    if pieces is None or (parts.k <= COVER_DIMENSION_MAX and len(parts.split.terms) > 1):
+        return None
+    measure = pieces.measure(weight)
+    is_short = parts.k > COVER_DIMENSION_MAX or _point_count(measure) <= _POINTS_MAX
+    return measure if (measure.is_exact and is_short) or len(row_basis(pieces.slopes)) > COVER_DIMENSION_MAX else None
 
 
 def _require(parts: _Parts, *, bounded: bool) -> None:
@@ -344,30 +319,6 @@ def _require(parts: _Parts, *, bounded: bool) -> None:
         )
 
 
-def _groups(parts: _Parts) -> list[tuple[Term, ...]]:
-    """Terms to bound together: all of them in few dimensions, unless each entry has a dimension of its own."""
-    terms = parts.split.terms
-    if not terms:
-        return []
-    together = parts.k <= COVER_DIMENSION_MAX and (parts.entries is None or len(parts.entries) > parts.k)
-    return [terms] if together else [(term,) for term in terms]
-
-
-def _measures(parts: _Parts, group: tuple[Term, ...], law: _Tilted) -> list[TiltMeasure | _Summand]:
-    """What bounds a group of terms as a product: measures, and summands that are to be covered."""
-    pieces = parts.pieces(group[0]) if len(group) == 1 else None
-    if pieces is not None:
-        measure = pieces.measure(law.weight)
-        listed = parts.k > COVER_DIMENSION_MAX or _point_count(measure) <= _POINTS_MAX
-        if (measure.is_exact and listed) or len(_basis(pieces.slopes)) > COVER_DIMENSION_MAX:
-            return [measure]
-    elif len(group) == 1:
-        return list(parts.summands(group[0]))
-    rows = _basis(np.vstack([_seen_rows(term.atom, parts.k) for term in group]))
-    inside = [as_expression(term.coefficients) @ vec(term.atom) for term in group]
-    return [_Summand(parts.restricted(sum(inside[1:], inside[0]), rows), rows)]
-
-
 # ---- listing
 
 
@@ -375,6 +326,8 @@ def _point_count(measure: TiltMeasure) -> float:
     """How many points a measure has; infinite for a Gaussian."""
     if isinstance(measure, LabelsMeasure):
         return math.comb(measure.offset.size + measure.copies - 1, measure.copies)
+    if isinstance(measure, PointMeasure):
+        return 1
     return measure.log_weights.size if isinstance(measure, FiniteMeasure) else math.inf
 
 
@@ -382,6 +335,8 @@ def _listed(measure: TiltMeasure) -> FiniteMeasure:
     """The points of a finite measure."""
     if isinstance(measure, FiniteMeasure):
         return measure
+    if isinstance(measure, PointMeasure):
+        return FiniteMeasure(measure.tilt[None], [measure.constant], is_exact=True, description=measure.description)
     assert isinstance(measure, LabelsMeasure)
     single = FiniteMeasure(
         measure.matrix * (measure.scale / measure.copies), measure.offset * (measure.scale / measure.copies)
@@ -408,7 +363,7 @@ def _sums(measures: Sequence[FiniteMeasure], *, merge: bool = False) -> FiniteMe
     return FiniteMeasure(
         nodes,
         weights,
-        is_exact=all(one.is_exact or one.log_weights.size == 1 for one in measures),
+        is_exact=all(one.is_exact for one in measures),
         description=described,
     )
 
@@ -416,51 +371,10 @@ def _sums(measures: Sequence[FiniteMeasure], *, merge: bool = False) -> FiniteMe
 # ---- what a term is
 
 
-def _dense(matrix: object, k: int) -> Floats:
-    if matrix is None:
-        return np.eye(k)
-    if is_operator(matrix):
-        return np.asarray(matrix @ np.eye(k))  # type: ignore[operator]
-    return matrix.toarray() if is_sparse(matrix) else np.asarray(matrix)  # type: ignore[attr-defined]
-
-
 def _affine(expression: Expression, k: int) -> tuple[Floats, Floats]:
     """Slopes (m, k) and offsets (m,) of an affine expression."""
     found = affine_over(expression, k)
-    return _dense(found.matrix, k).astype(np.float64), np.asarray(found.offset, dtype=np.float64)
-
-
-def _entry_rows(term: Term, k: int) -> Floats | None:
-    """The row that each entry of an atom sees, (m, k), where it acts entry by entry on an affine argument."""
-    atom = term.atom
-    if isinstance(atom, Elementwise | Norm1) and atom.args[0].is_affine():
-        return _affine(atom.args[0], k)[0]
-    return None
-
-
-def _entry_weights(term: Term) -> Floats:
-    """The coefficient of each entry of an atom that acts entry by entry."""
-    return spread(term.atom, term.coefficients) if isinstance(term.atom, Norm1) else term.coefficients
-
-
-def _seen_rows(root: Expression, k: int) -> Floats:
-    """Rows of the affine maps that feed the atoms of an expression, (m, k)."""
-    rows = [
-        _dense(matrix, k)
-        for node in topological(root)
-        if isinstance(node, Atom)
-        for arg in node.args
-        if arg.depends
-        for leaf, matrix in linear_form(arg).parts
-        if isinstance(leaf, Variable)
-    ]
-    return np.vstack(rows)
-
-
-def _basis(rows: Floats) -> Floats:
-    """An orthonormal basis of the rows' span, (r, k)."""
-    _, values, vectors = np.linalg.svd(rows, full_matrices=False)
-    return np.asarray(vectors[values > _RANK * values[0]]) if values[0] > 0 else np.eye(1, rows.shape[1])
+    return dense(found.matrix, k), np.asarray(found.offset, dtype=np.float64)
 
 
 def _pieces(term: Term, k: int) -> _Pieces | None:
