@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alignkit.estimates import Estimate
 
-__all__ = ["Calibration", "KLCertificate", "TransportCertificate"]
+__all__ = ["Calibration", "KLCertificate", "Moment", "TransportCertificate"]
 
 #: The deviation of a learned sampler, in base standard deviations, that a solve still calls solved.
 TOLERATED_RESIDUAL = 0.05
+#: Expectations of which the certificate prints every entry have no more than these.
+_SHOWN = 4
+#: What a closed form may be off by.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,43 @@ class Calibration:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """An expectation under q that a problem constrains or values, with its multiplier.
+
+    Arguments:
+        text: the constraint, or the expectation in a utility, as the user wrote it.
+        achieved: E_q of left − right of a constraint, which is compared with 0; E_q itself in a utility; of its shape.
+        standard_error: of `achieved`, 0 for closed forms.
+        dual: η, of its shape, in units of reward per unit of the expectation: q ∝ p·exp((r + Σ ⟨η, expression⟩)/λ). The
+            best value falls by η for every unit that the right side of a constraint is raised by; nonpositive for
+            `<=`, nonnegative for `>=`, 0 where the constraint does not bind.
+        is_constraint: whether it is one.
+    """
+
+    text: str
+    achieved: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    dual: NDArray[np.float64]
+    is_constraint: bool
+
+    @property
+    def z_score(self) -> float:
+        """By how many standard errors the worst entry misses its equality or bound; 0 in a utility."""
+        if not self.is_constraint:
+            return 0.0
+        off = np.where(self.dual == 0, 0.0, np.abs(self.achieved))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = np.where(off <= _ROUNDING, 0.0, off / self.standard_error)
+        return float(scores.max())
+
+    def __str__(self) -> str:
+        achieved, error, dual = (_entries(values) for values in (self.achieved, self.standard_error, self.dual))
+        what = "left − right" if self.is_constraint else "expectation"
+        spread = "" if not self.standard_error.any() else f" ± {error}"
+        return f"{what} {achieved}{spread}, multiplier {dual}"
+
+
 @dataclass(frozen=True)
 class KLCertificate:
     """What a KL alignment achieved.
@@ -83,6 +127,8 @@ class KLCertificate:
         calibration: the tilt sampler against reweighted base draws; None where the sampler needs none.
         guarantee: what is promised, with its source.
         details: further facts, by name.
+        moments: the expectations that the problem constrains, then those that it values; empty where there are none.
+        weight: λ, given or found for a radius, in units of reward per nat.
     """
 
     reward_before: Estimate
@@ -95,6 +141,13 @@ class KLCertificate:
     calibration: Calibration | None
     guarantee: str
     details: dict[str, str] = field(default_factory=dict)
+    moments: tuple[Moment, ...] = ()
+    weight: float | None = None
+
+    @property
+    def duals(self) -> tuple[NDArray[np.float64], ...]:
+        """The multipliers of the constraints, in their order; see `Moment`."""
+        return tuple(moment.dual for moment in self.moments if moment.is_constraint)
 
     def __str__(self) -> str:
         calibration = "not needed" if self.calibration is None else str(self.calibration)
@@ -109,7 +162,8 @@ class KLCertificate:
             "calibration": calibration,
             "guarantee": self.guarantee,
         }
-        return _table("KL certificate", rows | self.details)
+        moments = {moment.text: str(moment) for moment in self.moments}
+        return _table("KL certificate", rows | moments | self.details)
 
 
 @dataclass(frozen=True)
@@ -147,6 +201,14 @@ class TransportCertificate:
             "guarantee": self.guarantee,
         }
         return _table("Wasserstein certificate", rows | self.details)
+
+
+def _entries(values: NDArray[np.float64]) -> str:
+    """A few numbers; of many, the smallest and the largest."""
+    if values.size <= _SHOWN:
+        texts = [f"{value:.4g}" for value in values.ravel()]
+        return texts[0] if values.size == 1 else f"[{', '.join(texts)}]"
+    return f"from {values.min():.4g} to {values.max():.4g}"
 
 
 def _table(title: str, rows: dict[str, str]) -> str:

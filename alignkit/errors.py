@@ -13,6 +13,7 @@ __all__ = [
     "CurvatureError",
     "DimensionError",
     "ImproperTargetError",
+    "InfeasibleError",
     "IntractableError",
     "NonFiniteError",
     "ParameterError",
@@ -81,6 +82,20 @@ class ImproperTargetError(AlignkitError):
     """The aligned law p·exp(r/λ) has no finite normaliser."""
 
 
+class InfeasibleError(AlignkitError):
+    """No law meets the constraints, or none within the radius; the message says whether that is proved.
+
+    Attributes:
+        direction: of moments beyond every law, one entry for each entry of the constraints, in their order, so that the
+            average of ⟨direction, left − right⟩ is positive for every law, with `>=` turned to `<=`; None where no
+            direction was needed.
+        is_proof: True where it holds on the whole support, False where draws alone speak for it.
+    """
+
+    direction: Any = None
+    is_proof: bool = False
+
+
 class UnboundedTransportError(AlignkitError):
     """The reward outgrows λ times the cost, so the transport map has no maximiser."""
 
@@ -102,6 +117,10 @@ class Status(enum.Enum):
 
     SOLVED = "Solved; the certificate says how well."
     INACCURATE = "Solved, but not as well as asked for: see the certificate."
+    RADIUS_INACTIVE = "Solved; the radius is inactive: the best law of all lies within it."
+    RADIUS_NOT_ATTAINED = (
+        "Solved up to the critical weight: no law of the form p·exp(r/λ) is as far away as the radius."
+    )
 
     def __str__(self) -> str:
         return self.value

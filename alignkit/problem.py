@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +18,30 @@ from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import Recipe
 from alignkit.compiler.diagnosis import Diagnosis
-from alignkit.compiler.explain import Explanation, explain_refusal
+from alignkit.compiler.explain import Explanation, explain_refusal, with_law_terms
+from alignkit.compiler.law_terms import certify_law, checked_constraints, law_request, separate_law_terms
 from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_again
 from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.routes import ALLOWING_HEURISTICS, ROUTES, class_of
 from alignkit.compiler.verdicts import Verdict, judge
 from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError, Status
-from alignkit.expressions import Expression, Parameter, Variable, as_expression, from_cvxpy
+from alignkit.expressions import (
+    Constraint,
+    Expression,
+    Parameter,
+    Variable,
+    as_expression,
+    expectations,
+    from_cvxpy,
+)
 from alignkit.expressions.atoms.lipschitz import black_box
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.imported import is_cvxpy
 from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
+from alignkit.tilting.law_fit import fit_law
 from alignkit.transport.fitted import FittedTransport
 from alignkit.transport.reduction import TransportMap
 
@@ -66,13 +78,20 @@ class Problem:
             your own from a batch (n, *shape), in the sampler's arrays, to (n,), of which nothing is known, so that only
             `solve(heuristic=True)` takes it.
         base: the base law p, any of `ak.base`.
-        closeness: D and λ: `ak.KL(weight=λ)` or `ak.Wasserstein(weight=λ)`.
+        closeness: D, with its price λ or its bound ρ: `ak.KL(weight=λ)`, `ak.KL(radius=ρ)`,
+            `ak.Wasserstein(weight=λ)`.
+        constraints: under KL, conditions on expectations under q: `[ak.E(x[0]) == 1, ak.E(B @ ak.vec(x)) <= b]`.
+
+    Under KL the reward may hold concave functions of expectations too, `r(x) + ak.log(ak.E(ak.inner(h, x)))`: utilities
+    of the law itself.
 
     A new value of an `ak.Parameter` takes effect at the next call. `solve` then keeps the route, the backend and what
     the backend compiled where they still serve; `compile` looks at everything anew, as after installing a backend.
 
     Raises:
-        ParameterError: the reward has no variable, or more than one, or an argument is of the wrong kind.
+        ParameterError: the reward has no variable, or more than one, or an argument is of the wrong kind; or
+            expectations are used under Wasserstein closeness.
+        CurvatureError: a function of expectations in the reward is not concave.
         ShapeError: the reward is not a scalar, or its variable has not the base law's shape.
 
     Example:
@@ -83,7 +102,9 @@ class Problem:
         5
     """
 
-    def __init__(self, reward: Any, base: BaseLaw, closeness: Closeness) -> None:
+    def __init__(
+        self, reward: Any, base: BaseLaw, closeness: Closeness, constraints: Sequence[Constraint] = ()
+    ) -> None:
         if not isinstance(base, BaseLaw):
             raise ParameterError(
                 f"The base law must be one of ak.base, not {type(base).__name__}.",
@@ -97,6 +118,10 @@ class Problem:
         self.reward: Expression = _as_reward(reward, base)
         self.base = base
         self.closeness = closeness
+        self.constraints = checked_constraints(constraints)
+        if isinstance(closeness, Wasserstein):
+            _check_no_expectations(self.reward, self.constraints)
+        self._terms = separate_law_terms(self.reward, self.constraints, base.shape)
         self._analysis: _Analysis | None = None
         self._last: _Solved | None = None
         if not any(parameter.is_unset for parameter in self.parameters):
@@ -104,10 +129,9 @@ class Problem:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The parameters of the reward and of the closeness, each once."""
-        weight = self.closeness.weight
-        own = (weight,) if isinstance(weight, Parameter) else ()
-        return tuple(dict.fromkeys((*self.reward.parameters(), *own)))
+        """The parameters of the reward, of the constraints and of the closeness, each once."""
+        own = (*self.reward.parameters(), *self._terms.parameters(), *self.closeness.parameters)
+        return tuple(dict.fromkeys(own))
 
     def _analysed(self) -> _Analysis:
         """The diagnosis and the verdicts at the present values of the parameters."""
@@ -115,8 +139,8 @@ class Problem:
         if self._analysis is None or self._analysis.versions != versions:
             recipe = None if self._analysis is None else self._analysis.recipe
             if recipe is None or not recipe.refresh():
-                recipe = Recipe(self.reward)
-            found = analyse(self.reward, recipe.composition, self.base, self.closeness)
+                recipe = Recipe(self._terms.reward)
+            found = analyse(self._terms.reward, recipe.composition, self.base, self.closeness)
             self._analysis = _Analysis(versions, recipe, *found)
         return self._analysis
 
@@ -162,10 +186,12 @@ class Problem:
             a string; a notebook shows it as a table.
         """
         try:
-            return self.compile().explain()
+            explanation = self.compile().explain()
         except NO_PLAN as error:
             found = self._analysed()
-            return explain_refusal(found.diagnosis, found.verdicts, self.base, self.backends(), error)
+            explanation = explain_refusal(found.diagnosis, found.verdicts, self.base, self.backends(), error)
+        utility = self._terms.utility
+        return with_law_terms(explanation, None if utility is None else str(utility), [*map(str, self.constraints)])
 
     def to_latex(self) -> str:
         """The problem in LaTeX, for mathematics mode: constants as letters over their shape.
@@ -183,7 +209,7 @@ class Problem:
         # Imported here, as most programs never write formulas.
         from alignkit.compiler.formula import problem_latex
 
-        return problem_latex(self.reward, self.base, self.closeness)
+        return problem_latex(self.reward, self.base, self.closeness, self.constraints)
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.to_latex()}$"
@@ -251,6 +277,7 @@ class Problem:
         engine: str = "auto",
         device: str = "auto",
         heuristic: bool = False,
+        ridge: float | None = None,
         verbose: bool = False,
         progress: bool | None = None,
     ) -> Aligned:
@@ -263,6 +290,8 @@ class Problem:
             engine: under KL: "auto", "direct" or "annealed".
             device: "auto", "cpu", "cuda", … as the engine names it.
             heuristic: under KL, allow annealed Monte Carlo without a bound where no other route takes the reward.
+            ridge: κ > 0 relaxes constraints to a penalty of ‖left − right‖²/2κ, in units of reward; None or 0 has them
+                hold.
             verbose: print the plan before solving.
             progress: True shows progress lines, False none, None only in a terminal.
 
@@ -270,11 +299,13 @@ class Problem:
             the fitted sampler with its certificate.
 
         Raises:
-            ParameterError: an unknown engine, or a seed out of range.
+            ParameterError: an unknown engine, a seed out of range, or a ridge below 0 or without constraints.
+            InfeasibleError: no law meets the constraints; the message says whether that is proved.
             IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
         seed = checked_seed(seed)
+        kappa = self._checked_ridge(ridge)
         options = (backend, device, tolerance)
         plan = self._planned_again(options) or self.compile(
             backend=backend, device=device, tolerance=tolerance, heuristic=heuristic
@@ -289,6 +320,12 @@ class Problem:
                 )
         elif engine != "auto":
             raise ParameterError(f"engine={engine!r} is a choice under KL closeness alone.", ways_out=["Leave it out."])
+        if self._asks_of_law and plan.is_heuristic:
+            raise ParameterError(
+                "Annealed Monte Carlo takes a weight and a reward of draws: no expectation, constraint or radius.",
+                ways_out=["ak.KL(weight=λ) without constraints.", "A convex reward, which needs no heuristic."],
+                expression=str(self.reward),
+            )
         if verbose:
             print(plan)
         versions = tuple((parameter, parameter.version) for parameter in self.parameters)
@@ -296,6 +333,12 @@ class Problem:
         with progress_lines(progress) as report:
             if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
+                if self._asks_of_law:
+                    rows = self._terms.rows()
+                    request = law_request(self._terms, rows, plan, plan.request, ridge=kappa)
+                    fit = fit_law(request, sampler, engine=engine, seed=seed, progress=report)
+                    self._last = _Solved(options, plan, sampler)
+                    return Aligned(plan, certify_law(fit, rows, plan), fit.status, fit.fitted, versions)
                 if target is None:
                     from alignkit.tilting.heuristic import fit_heuristic
 
@@ -317,6 +360,27 @@ class Problem:
             finished = achieved.rows_unfinished == 0 and achieved.gap_max <= plan.tolerance
             status = Status.SOLVED if finished else Status.INACCURATE
             return Aligned(plan, achieved, status, transport, versions)
+
+    @property
+    def _asks_of_law(self) -> bool:
+        """Whether multipliers have to be found: for a utility of expectations, for constraints, or for a radius."""
+        return not self._terms.is_plain or (isinstance(self.closeness, KL) and self.closeness.radius is not None)
+
+    def _checked_ridge(self, ridge: float | None) -> float:
+        if ridge is None:
+            return 0.0
+        if isinstance(ridge, bool) or not isinstance(ridge, int | float | np.integer | np.floating):
+            raise ParameterError(f"ridge={ridge!r} is not a number.", ways_out=["ridge=0.1."])
+        if not 0 <= ridge < math.inf:
+            raise ParameterError(
+                f"ridge={ridge!r} is out of range: the penalty ‖left − right‖²/2κ needs 0 < κ < ∞.",
+                ways_out=["A small positive ridge stays close to the constraints.", "Leave it out to have them hold."],
+            )
+        if ridge > 0 and not self.constraints:
+            raise ParameterError(
+                "ridge= relaxes constraints, and the problem has none.", ways_out=["Leave it out.", "constraints=[…]."]
+            )
+        return float(ridge)
 
     def _planned_again(self, options: tuple[str, str, float | None]) -> Plan | None:
         """The plan of the last solve at the present values of the parameters, where it still serves."""
@@ -345,7 +409,23 @@ class Problem:
         return found.astype(np.float64).reshape(-1)
 
     def __repr__(self) -> str:
-        return f"Problem(maximise {self.closeness.objective}, r = {self.reward}, p = {self.base.name})"
+        subject = "".join(f", {constraint}" for constraint in self.constraints)
+        return f"Problem(maximise {self.closeness.objective}, r = {self.reward}, p = {self.base.name}{subject})"
+
+
+def _check_no_expectations(reward: Expression, constraints: tuple[Constraint, ...]) -> None:
+    """Transport moves draws one by one, and knows no law."""
+    found = [str(constraint) for constraint in constraints] + [str(leaf) for leaf in expectations(reward)]
+    if found:
+        raise ParameterError(
+            f"{found[0]} speaks of the law q, but Wasserstein closeness moves each draw by itself: only KL closeness "
+            "has multipliers for expectations.",
+            ways_out=[
+                "ak.KL(weight=λ) in place of Wasserstein.",
+                "Add the affine expression to the reward, with a multiplier of your choice, without E.",
+            ],
+            expression=str(reward),
+        )
 
 
 def _as_reward(reward: Any, base: BaseLaw) -> Expression:

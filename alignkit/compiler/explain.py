@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alignkit.base.law import BaseLaw
@@ -22,7 +23,7 @@ from alignkit.tilting.engines import ENGINES, choose_engine
 if TYPE_CHECKING:
     from alignkit.compiler.plan import Plan
 
-__all__ = ["Explanation", "explain_plan", "explain_refusal"]
+__all__ = ["Explanation", "explain_plan", "explain_refusal", "with_law_terms"]
 
 
 class Explanation(str):
@@ -84,6 +85,20 @@ def explain_refusal(
             error=error,
         )
     )
+
+
+def with_law_terms(explanation: Explanation, utility: str | None, constraints: Sequence[str]) -> Explanation:
+    """The account with what is asked of the law itself, beside the reward of its draws."""
+    account = explanation.account
+    facts = [Fact("utility", utility)] if utility is not None else []
+    facts += [Fact("" if place else "subject to", text) for place, text in enumerate(constraints)]
+    if not facts:
+        return explanation
+    dual = Fact("dual", "multipliers of the expectations tilt the law: a smooth convex program in as many unknowns")
+    known = account.problem
+    after = 1 + next(place for place, fact in enumerate(known) if fact.label == "reward")
+    plan = (*account.plan, dual) if account.plan else account.plan
+    return Explanation(replace(account, problem=(*known[:after], *facts, *known[after:]), plan=plan))
 
 
 def _engine(plan: Plan) -> tuple[Fact, ...]:

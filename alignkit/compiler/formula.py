@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ from alignkit.compiler.routes import (
     ProblemClass,
 )
 from alignkit.contracts import Composition
-from alignkit.expressions import Expression, as_expression
-from alignkit.expressions.latex import latex, latex_name, latex_number
+from alignkit.expressions import Constraint, Expression, Parameter, as_expression, expectations
+from alignkit.expressions.latex import constraint_latex, latex, latex_name, latex_number
 from alignkit.transport.costs import Cost, SquaredEuclidean
 
 if TYPE_CHECKING:
@@ -28,20 +28,38 @@ if TYPE_CHECKING:
 __all__ = ["plan_latex", "problem_latex"]
 
 
-def problem_latex(reward: Expression, base: BaseLaw, closeness: Closeness) -> str:
-    """What the aligned law maximises, for mathematics mode."""
-    (variable,) = reward.variables()
-    x = latex_name(variable.name)
-    weight = latex(as_expression(closeness.weight))
-    price = "" if weight == "1" else rf"{weight}\, "
+def problem_latex(
+    reward: Expression, base: BaseLaw, closeness: Closeness, constraints: Sequence[Constraint] = ()
+) -> str:
+    """What the aligned law maximises, and what it is subject to, for mathematics mode."""
+    sides = [reward, *(constraint.left for constraint in constraints)]
+    x = latex_name(next(_names(sides)))
     law = rf"p = {latex_name(base.name)}"
+    conditions = [constraint_latex(constraint) for constraint in constraints]
     if isinstance(closeness, KL):
         distance = r"\mathrm{KL}\left(q \,\|\, p\right)"
+        if closeness.radius is not None:
+            conditions = [rf"{distance} \le {latex(as_expression(closeness.radius))}", *conditions]
     else:
         distance = r"W_{c}\left(q,\, p\right)"
-        law += rf",\quad c\left({x},\, {x}'\right) = {_cost(closeness.cost, x, variable.ndim)}"
+        ndim = len(base.shape)
+        law += rf",\quad c\left({x},\, {x}'\right) = {_cost(closeness.cost, x, ndim)}"
     gained = rf"\mathbb{{E}}_{{{x} \sim q}}\left[{latex(reward)}\right]"
-    return rf"\max_{{q}}\; {gained} - {price}{distance},\quad {law}"
+    priced = "" if closeness.weight is None else rf" - {_price(closeness.weight)}{distance}"
+    subject = "" if not conditions else r"\; \text{ subject to }\; " + r",\; ".join(conditions)
+    return rf"\max_{{q}}\; {gained}{priced}{subject},\quad {law}"
+
+
+def _price(weight: float | Parameter) -> str:
+    text = latex(as_expression(weight))
+    return "" if text == "1" else rf"{text}\, "
+
+
+def _names(expressions: Sequence[Expression]) -> Iterator[str]:
+    """The names of the variables in expressions and in their expectations."""
+    for expression in expressions:
+        inside = [expression, *(leaf.expression for leaf in expectations(expression))]
+        yield from (variable.name for one in inside for variable in one.variables())
 
 
 def _cost(cost: Cost, x: str, ndim: int) -> str:
@@ -55,7 +73,11 @@ def plan_latex(plan: Plan) -> str:
     (variable,) = plan.diagnosis.reward.variables()
     name = latex_name(variable.name)
     vector = name if variable.ndim <= 1 else "v" if name != "v" else "u"
-    reduced = _Reduced(plan.composition, latex(as_expression(plan.closeness.weight)), vector)
+    reduced = _Reduced(
+        plan.composition,
+        r"\lambda" if plan.closeness.weight is None else latex(as_expression(plan.closeness.weight)),
+        vector,
+    )
     flattened = "" if vector == name else rf",\quad {vector} = \operatorname{{vec}}\left({name}\right)"
     lines = [rf"r\left({name}\right) &= {reduced.reward}{flattened}"]
     steps = STEPS.get(plan.chosen.terminal.problems)

@@ -154,6 +154,22 @@ class Pool:
         found: Sequence[Estimate] = [self.log_partition(row) for row in log_ratios]
         return np.array([one.value for one in found]), np.array([one.standard_error for one in found])
 
+    def divergence(self, log_ratio: Floats) -> Estimate:
+        """KL of p·exp(u), normalised, from the first law of the pool: E[u] − log E_p exp(u), with its standard error.
+
+        Arguments:
+            log_ratio: u less that of the first law at every draw, (n,).
+        """
+        log_d, shares, inverse = self._settled
+        level = float(np.logaddexp.reduce(log_ratio - log_d))
+        weights = np.exp(log_ratio - log_d - level)
+        mean = float(weights @ log_ratio)
+        # The influence of a draw on E[u], less that on log Z, both with that on the log-partitions of the pool.
+        influence = weights * (log_ratio - mean - 1.0)
+        moved = shares @ influence
+        moved[0] += 1.0
+        return Estimate(mean - level, self._error(influence + moved @ inverse @ shares))
+
     def expectation(self, log_ratio: Floats, values: Floats) -> Estimate:
         """E[a] under the law p·exp(u), with its standard error.
 
