@@ -2,14 +2,13 @@
 
 Source: M. R. Shirts and J. D. Chodera, "Statistically optimal analysis of samples from multiple equilibrium states",
 J. Chem. Phys. 129, 124105, 2008, doi 10.1063/1.2978177 (MBAR): equation 11 for the log-partitions, here as the minimum
-of a convex function, equation 14 for other laws. Standard errors are those of the estimating equations, with draws of
-one law, or groups of them, as what is independent.
+of a convex function, equation 14 for other laws. Standard errors are those of the estimating equations, with draws, or
+groups of them, as what is independent; for draws they are those of equation 8.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,10 +23,18 @@ __all__ = ["Pool"]
 
 Indices = NDArray[np.int64]
 
-_NEWTON_STEPS = 200
-_TOLERANCE = 1e-11
+_STEPS = 200
+# Of Newton's decrement, squared, for each draw; its last step goes far beyond.
+_DECREMENT = 1e-18
 _HALVINGS = 40
-_RANK = 1e-12
+# The share of the predicted fall in the objective that a step has to bring, and what rounding may take from it.
+_ARMIJO, _ROUNDING = 1e-4, 1e-12
+# Laws whose draws tell so little of one another are apart: nothing is known of the ratio of their normalisers.
+_APART = 1e-10
+# What is asked may lean so much on a ratio that is not known: rounding.
+_LEANING = 1e-7
+# Entries held at once: 128 MiB.
+_ENTRIES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,57 +81,95 @@ class Pool:
 
     @cached_property
     def log_partitions(self) -> Floats:
-        """log E_p exp(u_j) of the laws, (j,), up to a constant for all; relative to p where it is one of them.
+        """log E_p exp(u_j) of the laws, (j,), relative to the first.
 
         They minimise Σ_i log Σ_j N_j·exp(u_j(x_i) − ζ_j) + Σ_j N_j·ζ_j, which is convex, by Newton's method.
         """
         zeta = self._start()
         value, gradient, hessian = self._objective(zeta)
-        for _ in range(_NEWTON_STEPS):
-            # The first law stays at 0, since a common shift changes nothing.
-            step = np.zeros_like(zeta)
-            step[1:] = np.linalg.lstsq(hessian[1:, 1:], -gradient[1:], rcond=None)[0]
+        for _ in range(_STEPS):
+            step = -self._solved(hessian, gradient)
+            slope = float(gradient @ step)
             length = 1.0
             for _ in range(_HALVINGS):
                 found = self._objective(zeta + length * step)
-                if found[0] <= value + 1e-12 * abs(value):
+                if found[0] <= value + _ARMIJO * length * slope + _ROUNDING * abs(value):
                     break
                 length /= 2
             zeta = zeta + length * step
             value, gradient, hessian = found
-            if np.abs(length * step).max() < _TOLERANCE:
+            if length == 1.0 and -slope <= _DECREMENT * self.laws.size:
                 break
-        return zeta
+        # A common shift changes nothing.
+        return np.asarray(zeta - zeta[0])
 
     def _start(self) -> Floats:
-        """Each law from its neighbour by the mean of both directions, which is right where the two overlap."""
-        zeta = np.zeros(len(self.counts))
-        for law in range(1, len(zeta)):
-            gain = self.log_ratios[law] - self.log_ratios[law - 1]
-            forward, back = gain[self.laws == law - 1], -gain[self.laws == law]
-            zeta[law] = zeta[law - 1] + 0.5 * (_log_mean_exp(forward) - _log_mean_exp(back))
+        """Each law from the nearest that is known, by the mean of exponential averages both ways.
+
+        Each way is biased towards too little, and by as much as laws are apart; the two sum to 0 where they meet.
+        """
+        count = len(self.counts)
+        gains = np.stack([self._gains(law) for law in range(count)])
+        gaps = np.abs(gains + gains.T)
+        zeta, nearest, known = np.zeros(count), np.zeros(count, dtype=np.int64), np.arange(count) == 0
+        for _ in range(count - 1):
+            open_gaps = np.where(known, math.inf, gaps[nearest, np.arange(count)])
+            law = int(np.argmin(open_gaps))
+            origin = nearest[law]
+            zeta[law] = zeta[origin] + (gains[origin, law] - gains[law, origin]) / 2
+            known[law] = True
+            nearest = np.where(gaps[law] < gaps[nearest, np.arange(count)], law, nearest)
         return zeta
 
-    def _shares(self, zeta: Floats) -> tuple[Floats, Floats]:
-        """log D_i = log Σ_j N_j·exp(u_j − ζ_j), (n,), and the shares of the laws in it, (j, n)."""
-        scores = self.log_ratios + (np.log(self.counts) - zeta)[:, None]
+    def _gains(self, law: int) -> Floats:
+        """log of the mean of exp(u_b − u_law) over the draws of a law, for all laws b, (j,)."""
+        own = self.log_ratios[:, self.laws == law]
+        return np.asarray(np.logaddexp.reduce(own - own[law], axis=1) - math.log(own.shape[1]))
+
+    def _shares(self, zeta: Floats, block: slice) -> tuple[Floats, Floats]:
+        """log D_i = log Σ_j N_j·exp(u_j − ζ_j), (n,), and the shares of the laws in it, (j, n), of a block of draws."""
+        scores = self.log_ratios[:, block] + (np.log(self.counts) - zeta)[:, None]
         top = scores.max(axis=0)
         shares = np.exp(scores - top)
         total = shares.sum(axis=0)
         return top + np.log(total), shares / total
 
     def _objective(self, zeta: Floats) -> tuple[float, Floats, Floats]:
-        log_d, shares = self._shares(zeta)
-        sums = shares.sum(axis=1)
-        return float(log_d.sum() + self.counts @ zeta), self.counts - sums, np.diag(sums) - shares @ shares.T
+        value, sums = float(self.counts @ zeta), np.zeros_like(zeta)
+        products = np.zeros((zeta.size, zeta.size))
+        for block in _blocks(self.laws.size, zeta.size):
+            log_d, shares = self._shares(zeta, block)
+            value += float(log_d.sum())
+            sums += shares.sum(axis=1)
+            products += shares @ shares.T
+        return value, self.counts - sums, np.diag(sums) - products
+
+    def _solved(self, hessian: Floats, sides: Floats) -> Floats:
+        """H⁺·side for a side, (j,), or rows of them, without the directions of which H knows nothing."""
+        values, vectors = self._spectrum(hessian)
+        inverse = np.where(values > _APART, 1 / np.maximum(values, _APART), 0.0)
+        root = np.sqrt(self.counts)
+        return np.asarray((sides / root) @ (vectors * inverse) @ vectors.T / root)
+
+    def _spectrum(self, hessian: Floats) -> tuple[Floats, Floats]:
+        """Eigenvalues between 0 and 1, and vectors, of the Hessian in units of √N_j."""
+        root = np.sqrt(self.counts)
+        values, vectors = np.linalg.eigh(hessian / np.outer(root, root))
+        return np.asarray(values), np.asarray(vectors)
 
     @cached_property
     def _settled(self) -> tuple[Floats, Floats, Floats]:
-        """log D (n,), the shares (j, n), and the pseudo-inverse of the Hessian (j, j)."""
-        log_d, shares = self._shares(self.log_partitions)
-        hessian = np.diag(shares.sum(axis=1)) - shares @ shares.T
-        # A common shift of all ζ is free: its eigenvalue is 0 up to rounding.
-        return log_d, shares, np.asarray(np.linalg.pinv(hessian, rcond=_RANK, hermitian=True), dtype=np.float64)
+        """log D (n,), the shares (j, n), and the Hessian (j, j)."""
+        log_d, shares = np.empty(self.laws.size), np.empty_like(self.log_ratios)
+        for block in _blocks(self.laws.size, len(self.counts)):
+            log_d[block], shares[:, block] = self._shares(self.log_partitions, block)
+        return log_d, shares, np.diag(shares.sum(axis=1)) - shares @ shares.T
+
+    @cached_property
+    def _apart(self) -> Floats:
+        """Orthonormal directions of √N·ζ of which the draws know nothing, (j, a): the common shift, and gulfs."""
+        values, vectors = self._spectrum(self._settled[2])
+        return np.asarray(vectors[:, values <= _APART])
 
     def log_weights(self, log_ratio: Floats) -> Floats:
         """Log-weights under which the pool stands for the law p·exp(u), normalised, (n,).
@@ -138,21 +183,28 @@ class Pool:
     def log_partition(self, log_ratio: Floats) -> Estimate:
         """log E_p exp(u), relative to the first law of the pool, with its standard error.
 
+        The error is infinite where it leans on the ratio of laws that share no draws; it is no guide where
+        `effective_size` is small.
+
         Arguments:
             log_ratio: u at every draw, (n,).
         """
-        log_d, shares, inverse = self._settled
-        value = float(np.logaddexp.reduce(log_ratio - log_d))
-        weights = np.exp(log_ratio - log_d - value)
-        # ζ moves with the draws too, but for that of the first law, to which all else is relative.
-        moved = shares @ weights
-        moved[0] -= 1.0
-        return Estimate(value, self._error(weights + moved @ inverse @ shares))
+        values, errors = self.log_partition_many(log_ratio[None])
+        return Estimate(float(values[0]), float(errors[0]))
 
     def log_partition_many(self, log_ratios: Floats) -> tuple[Floats, Floats]:
-        """log E_p exp(u) of many laws, (m, n) to values and standard errors (m,) each."""
-        found: Sequence[Estimate] = [self.log_partition(row) for row in log_ratios]
-        return np.array([one.value for one in found]), np.array([one.standard_error for one in found])
+        """log E_p exp(u) of many laws, (m, n) to values and standard errors (m,) each; see `log_partition`."""
+        log_d = self._settled[0]
+        values, errors = np.empty(len(log_ratios)), np.empty(len(log_ratios))
+        for block in _blocks(len(log_ratios), self.laws.size):
+            exponents = log_ratios[block] - log_d
+            top = exponents.max(axis=1)
+            weights = np.exp(exponents - top[:, None])
+            sums = weights.sum(axis=1)
+            weights /= sums[:, None]
+            values[block] = top + np.log(sums)
+            errors[block] = self._errors(weights, first=-1.0)
+        return values, errors
 
     def divergence(self, log_ratio: Floats) -> Estimate:
         """KL of p·exp(u), normalised, from the first law of the pool: E[u] − log E_p exp(u), with its standard error.
@@ -160,15 +212,12 @@ class Pool:
         Arguments:
             log_ratio: u less that of the first law at every draw, (n,).
         """
-        log_d, shares, inverse = self._settled
-        level = float(np.logaddexp.reduce(log_ratio - log_d))
-        weights = np.exp(log_ratio - log_d - level)
+        level = float(np.logaddexp.reduce(log_ratio - self._settled[0]))
+        weights = np.exp(self.log_weights(log_ratio))
         mean = float(weights @ log_ratio)
-        # The influence of a draw on E[u], less that on log Z, both with that on the log-partitions of the pool.
+        # The influence of a draw on E[u], less that on log Z.
         influence = weights * (log_ratio - mean - 1.0)
-        moved = shares @ influence
-        moved[0] += 1.0
-        return Estimate(mean - level, self._error(influence + moved @ inverse @ shares))
+        return Estimate(mean - level, float(self._errors(influence[None], first=1.0)[0]))
 
     def expectation(self, log_ratio: Floats, values: Floats) -> Estimate:
         """E[a] under the law p·exp(u), with its standard error.
@@ -177,11 +226,25 @@ class Pool:
             log_ratio: u at every draw, (n,).
             values: a at every draw, (n,).
         """
+        means, errors = self.expectation_many(log_ratio, values[None])
+        return Estimate(float(means[0]), float(errors[0]))
+
+    def expectation_many(self, log_ratio: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """E[a] of many a under the law p·exp(u), with standard errors.
+
+        Arguments:
+            log_ratio: u at every draw, (n,).
+            values: each a at every draw, (m, n).
+
+        Returns:
+            means and standard errors, (m,) each.
+        """
         weights = np.exp(self.log_weights(log_ratio))
-        mean = float(weights @ values)
-        _, shares, inverse = self._settled
-        influence = weights * (values - mean)
-        return Estimate(mean, self._error(influence + (shares @ influence) @ inverse @ shares))
+        means = values @ weights
+        errors = np.empty(len(values))
+        for block in _blocks(len(values), self.laws.size):
+            errors[block] = self._errors(weights * (values[block] - means[block, None]))
+        return means, errors
 
     def effective_size(self, log_ratio: Floats) -> float:
         """How many draws of p·exp(u) the pool is worth (Kish)."""
@@ -190,8 +253,15 @@ class Pool:
     @property
     def overlap(self) -> Floats:
         """The overlap matrix, (j, j): of a draw of law a, the mean share of law b; rows sum to 1."""
-        _, shares, _ = self._settled
+        shares = self._settled[1]
         return np.asarray((shares / self.counts[:, None]) @ shares.T)
+
+    @property
+    def spectral_gap(self) -> float:
+        """1 less the second eigenvalue of the overlap matrix: 1 for one law, 0 where some laws share no draws."""
+        if self.counts.size == 1:
+            return 1.0
+        return max(0.0, float(self._spectrum(self._settled[2])[0][1]))
 
     def with_law(self, log_ratio: Floats, log_ratios: Floats, groups: Indices | None = None) -> Pool:
         """The pool with draws of a further law; all others are used again.
@@ -208,21 +278,41 @@ class Pool:
             None if self.groups is None or groups is None else np.append(self.groups, groups),
         )
 
-    def _error(self, influence: Floats) -> float:
-        """The standard deviation of Σ_i influence_i, by what is independent."""
+    def _errors(self, influences: Floats, first: float = 0.0) -> Floats:
+        """Standard errors of what moves with the draws by Σ_i influence_i, and with the log-partitions ζ in turn.
+
+        Arguments:
+            influences: (m, n), at ζ as it is. Laws enter through D alone, so that they tell how ζ matters too.
+            first: how ζ of the first law matters beside.
+        """
+        _, shares, hessian = self._settled
+        moved = influences @ shares.T
+        moved[:, 0] += first
+        whole = influences + self._solved(hessian, moved) @ shares
+        leaning = np.linalg.norm(moved / np.sqrt(self.counts) @ self._apart, axis=1)
+        scale = np.linalg.norm(influences, axis=1)
+        errors = np.sqrt(self._variances(whole))
+        return np.where(leaning > _LEANING * np.maximum(scale, 1 / math.sqrt(self.laws.size)), math.inf, errors)
+
+    def _variances(self, influences: Floats) -> Floats:
+        """Variances of Σ_i influence_i, (m, n) to (m,), by what is independent."""
         if self.groups is None:
-            means = np.bincount(self.laws, influence) / self.counts
-            squares = np.bincount(self.laws, (influence - means[self.laws]) ** 2)
-            return math.sqrt(float((squares * self.counts / np.maximum(self.counts - 1, 1)).sum()))
-        total = 0.0
+            # The mean within a law is that of the whole pool, reweighted to it.
+            means = influences @ self._settled[1].T
+            return np.asarray(np.maximum((influences**2).sum(axis=1) - (means**2 / self.counts).sum(axis=1), 0.0))
+        variances = np.zeros(len(influences))
         for law in range(len(self.counts)):
             mine = self.laws == law
             _, places = np.unique(self.groups[mine], return_inverse=True)
-            sums = np.bincount(places.reshape(-1), influence[mine])
-            count = max(2, sums.size)
-            total += float(((sums - sums.mean()) ** 2).sum()) * count / (count - 1)
-        return math.sqrt(total)
+            sums = np.stack([np.bincount(places.reshape(-1), row[mine]) for row in influences])
+            count = sums.shape[1]
+            deviations = ((sums - sums.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+            # One group alone says nothing of its own spread.
+            variances += deviations * count / (count - 1) if count > 1 else math.inf
+        return variances
 
 
-def _log_mean_exp(values: Floats) -> float:
-    return float(np.logaddexp.reduce(values) - math.log(values.size))
+def _blocks(rows: int, columns: int) -> list[slice]:
+    """Slices of rows that hold as many entries as are to be held at once."""
+    step = max(1, _ENTRIES // max(1, columns))
+    return [slice(start, start + step) for start in range(0, rows, step)]
