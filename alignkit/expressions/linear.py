@@ -61,7 +61,7 @@ def linear_form(
     totals: set[int] = set()  # sums made here, which nothing else shares while their node waits
     offset = np.zeros(expression.size)
     parts: list[tuple[Expression, Matrix | None]] = []
-    for node in reversed(topological(expression)):
+    for node in reversed(topological(expression, stop)):
         if id(node) not in left:
             continue
         matrix = left.pop(id(node))

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from alignkit.contracts import Floats
 from alignkit.expressions import Expression, Variable, abs as absolute, as_expression, square, vec
 from alignkit.expressions.arrays import is_operator, is_sparse
-from alignkit.expressions.atom import Reduction, substitute
+from alignkit.expressions.atom import Atom, Reduction, substitute
 from alignkit.expressions.atoms.elementwise import Elementwise
 from alignkit.expressions.atoms.norms import Norm1
 from alignkit.expressions.atoms.order import Maximum
 from alignkit.expressions.atoms.quadratic import SumSquares
+from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import linear_form
 from alignkit.expressions.splitting import Term, spread
 
@@ -42,7 +43,7 @@ class Block:
     @property
     def rank(self) -> int:
         """r; 0 for a constant."""
-        return self.rows.shape[0]
+        return len(self.rows)
 
     @property
     def function(self) -> Expression:
@@ -130,7 +131,7 @@ def _merged(blocks: Sequence[Block]) -> list[Block]:
 def _direction(row: Floats) -> bytes:
     """A key of a line through 0."""
     sign = np.sign(row[np.argmax(np.abs(row) > 0.5 * np.abs(row).max())])
-    return (np.round(sign * row / _SAME) + 0.0).tobytes()
+    return bytes(np.round(sign * row / _SAME) + 0.0)
 
 
 def _sees(block: Block, other: Block) -> bool:
@@ -149,6 +150,10 @@ class _Dependence:
 
     def of(self, expression: Expression) -> tuple[Floats, list[NDArray[np.int64]]]:
         """The rows, (m, k), and for each entry its places among them."""
+        # From the leaves up: rewards may be deeper than calls.
+        for node in topological(expression):
+            if isinstance(node, Atom) and node.depends:
+                self._known[id(node)] = self._through(node)
         pattern = self._pattern(expression)
         rows = np.vstack(self._rows) if self._rows else np.zeros((0, self._k))
         return rows, [np.flatnonzero(entry) for entry in _padded(pattern, self._count)]
@@ -166,15 +171,13 @@ class _Dependence:
                 self._rows.append(rows)
                 self._count += len(rows)
             else:
-                if id(leaf) not in self._known:
-                    self._known[id(leaf)] = self._through(leaf)
                 inner = self._known[id(leaf)]
                 part = inner if matrix is None else (dense(matrix, leaf.size) != 0).astype(np.float64) @ inner > 0
             width = max(found.shape[1], part.shape[1])
             found = _padded(found, width) | _padded(part, width)
         return found
 
-    def _through(self, atom: Expression) -> NDArray[np.bool_]:
+    def _through(self, atom: Atom) -> NDArray[np.bool_]:
         args = [self._pattern(arg) for arg in atom.args]
         args = [_padded(arg, self._count) for arg in args]
         if isinstance(atom, Elementwise | Maximum):
