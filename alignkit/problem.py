@@ -41,6 +41,7 @@ from alignkit.expressions.imported import is_cvxpy
 from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
+from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.law_fit import fit_law
 from alignkit.transport.fitted import FittedTransport
 from alignkit.transport.reduction import TransportMap
@@ -339,6 +340,7 @@ class Problem:
                     fit = fit_law(request, sampler, engine=engine, seed=seed, progress=report)
                     self._last = _Solved(options, plan, sampler)
                     return Aligned(plan, certify_law(fit, rows, plan), fit.status, fit.fitted, versions)
+                fitted: FittedTilt
                 if target is None:
                     from alignkit.tilting.heuristic import fit_heuristic
 

@@ -45,6 +45,10 @@ def solve(reward: Any, closeness: Any, **options: Any) -> Any:
     return ak.Problem(reward, NORMAL, closeness).solve(**({"seed": 0} | options))
 
 
+def constrained(constraints: Any, **options: Any) -> Any:
+    return ak.Problem(ak.sum(X), NORMAL, ak.KL(weight=1.0), constraints).solve(**({"seed": 0} | options))
+
+
 def stale() -> Any:
     target = ak.Parameter((), 1.0, name="target")
     aligned = solve(-ak.abs(X[0, 0] - target), ak.Wasserstein(weight=1.0))
@@ -123,6 +127,14 @@ CASES = {
         "k = 16 is above 3",
         "",
         None,
+    ),
+    "moments that no law has": Case(
+        errors.InfeasibleError,
+        lambda: constrained([ak.E(X[0, 0]) == 1, ak.E(2 * X[0, 0]) == 1]),
+        "E(x[0, 0])",
+        "This is proved",
+        "solve(ridge=κ)",
+        lambda: constrained([ak.E(X[0, 0]) == 1, ak.E(2 * X[0, 0]) == 1], ridge=0.1),
     ),
     "no normaliser": Case(
         errors.ImproperTargetError,

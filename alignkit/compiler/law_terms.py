@@ -101,7 +101,8 @@ class LawTerms:
     def rows(self) -> tuple[MomentRows, ...]:
         """Blocks of moments at present values of the parameters: the utility's, then equalities, then bounds."""
         valued = [_rows_of(leaf.expression, str(leaf), str(leaf)) for leaf in self._leaves]
-        equal, bounded = [], []
+        equal: list[MomentRows] = []
+        bounded: list[MomentRows] = []
         for place, constraint in enumerate(self.constraints):
             sign = -1.0 if constraint.relation == ">=" else 1.0
             found = _rows_of(sign * constraint.residual, str(constraint), str(constraint.left))

@@ -6,21 +6,30 @@ A(a) = log E_p exp⟨a, s⟩ with its two derivatives, the mean and the covarian
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from alignkit.base.law import ExactLaw
-from alignkit.contracts import Floats
+from alignkit.contracts import DenoisingTiltSession, Floats, TiltProgram
+from alignkit.errors import ImproperTargetError, NonFiniteError
 from alignkit.noise import fold_seed
+from alignkit.tilting.quadrature import richardson_means
+from alignkit.tilting.tilt_partition import TiltPartition
 from alignkit.tilting.weighting import effective_size
 
-__all__ = ["ClosedForms", "ExponentialFamily", "Member", "WeightedDraws"]
+__all__ = ["ClosedForms", "ExponentialFamily", "Member", "Quadratures", "WeightedDraws"]
 
 # Steps of central differences of a mean, in standard deviations of each statistic: eight digits are left.
 _STEP = 1e-4
+# Steps where a mean has the rounding of float32.
+_COARSE_STEP = 0.05
+# Rounding of a mean, times a steeper slope, would spoil the divergence.
+_STEEPEST = 40.0
+_ROUNDING = 3e-7
 _PILOT_ROWS = 256
 
 
@@ -47,15 +56,22 @@ class Member:
 
 
 class ExponentialFamily(Protocol):
-    """The laws p·exp⟨a, s(x)⟩.
+    """The laws p·exp⟨a, s(x)⟩."""
 
-    Attributes:
-        size: m, how many statistics there are.
-        scale: (m,), their standard deviations under p; 1 for what does not vary.
-    """
+    @property
+    def size(self) -> int:
+        """m, how many statistics there are."""
+        ...
 
-    size: int
-    scale: Floats
+    @property
+    def scale(self) -> Floats:
+        """Standard deviations of the statistics under p, (m,); 1 for what does not vary."""
+        ...
+
+    @property
+    def precision(self) -> float:
+        """How far a mean may be off by rounding, in units of scale."""
+        ...
 
     def at(self, slopes: Floats) -> Member:
         """The law of slopes a, (m,)."""
@@ -77,11 +93,12 @@ class WeightedDraws:
 
     statistics: Floats
     log_weights: Floats
+    precision: ClassVar[float] = _ROUNDING
 
     @property
     def size(self) -> int:
         """m."""
-        return self.statistics.shape[1]
+        return int(self.statistics.shape[1])
 
     @property
     def scale(self) -> Floats:
@@ -114,6 +131,8 @@ class ClosedForms:
         rows: L, (m, d).
     """
 
+    precision = _ROUNDING
+
     def __init__(self, base: ExactLaw, rows: Floats) -> None:
         self._base, self._rows = base, rows
         self.size = rows.shape[0]
@@ -136,6 +155,52 @@ class ClosedForms:
 
     def reach(self, direction: Floats) -> float:
         """Infinite: the support of a law known by its tilts alone is not looked at."""
+        return math.inf
+
+
+class Quadratures:
+    """The family of linear statistics s(x) = Lx of a law known through its exact denoiser, by quadrature.
+
+    A is an integral of the denoiser along tilts, and E[s] its value at a large noise scale; see
+    `alignkit.tilting.quadrature`.
+
+    Arguments:
+        program: its directions are L, (m, d).
+        session: opened on it; has the denoiser.
+
+    Attributes:
+        error: the largest numerical error of A so far, in nats.
+    """
+
+    precision = 3e-4
+
+    def __init__(self, program: TiltProgram, session: DenoisingTiltSession) -> None:
+        self.size, self.error = program.directions.shape[0], 0.0
+        self._session, self._sigma_max = session, program.base.sigma_max
+        self._partition = TiltPartition(program, session)
+        nothing = np.zeros((1, self.size))
+        pilot = session.draw(nothing, _PILOT_ROWS, seed=fold_seed(0, "scale of statistics"))
+        self.scale: Floats = _nonzero(session.features(pilot).std(axis=0))
+
+    def at(self, slopes: Floats) -> Member:
+        """The law of slopes a, (m,); of infinite log-partition where the quadrature finds no end."""
+        if np.abs(slopes * self.scale).max() <= _STEEPEST:
+            # What the network cannot take, and what has no normaliser, is no law of the family.
+            with contextlib.suppress(ImproperTargetError, NonFiniteError):
+                (level,), (error,) = self._partition(slopes[None])
+                steps = np.diag(_COARSE_STEP / self.scale)
+                means = richardson_means(
+                    self._session, np.vstack([slopes, slopes + steps, slopes - steps]), self._sigma_max
+                )
+                ahead, behind = means[1 : 1 + self.size], means[1 + self.size :]
+                covariance = (ahead - behind) / (2 * np.diag(steps))[:, None]
+                self.error = max(self.error, float(error))
+                return Member(slopes, float(level), means[0], (covariance + covariance.T) / 2)
+        nothing = np.full(self.size, math.nan)
+        return Member(slopes, math.inf, nothing, np.full((self.size, self.size), math.nan))
+
+    def reach(self, direction: Floats) -> float:
+        """Infinite: the support is not looked at."""
         return math.inf
 
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from alignkit.base.empirical import Empirical
 from alignkit.base.law import ExactLaw
-from alignkit.contracts import Floats, Progress, TiltProgram, TiltSampler, TiltSession
+from alignkit.contracts import DenoisingTiltSession, Floats, Progress, TiltProgram, TiltSampler, TiltSession
 from alignkit.errors import ImproperTargetError, InfeasibleError, Status
 from alignkit.estimates import Estimate
 from alignkit.noise import categorical, fold_seed, uniform
 from alignkit.tilting.direct import DirectTilt
 from alignkit.tilting.engines import fit_tilt
-from alignkit.tilting.exponential_family import ClosedForms, ExponentialFamily, WeightedDraws
+from alignkit.tilting.exponential_family import ClosedForms, ExponentialFamily, Quadratures, WeightedDraws
 from alignkit.tilting.fitted import FittedTilt, TiltMoments
 from alignkit.tilting.law_program import LawProgram, LawSolution, solve_law_program
 from alignkit.tilting.mbar import Pool
@@ -40,10 +40,12 @@ _ROUNDS = 16
 _ESS_SHARE = 0.1
 #: In nats per moment: laws closer than this over the number of draws are one law as far as these can tell.
 _INDISTINGUISHABLE = 0.125
-#: A radius is reached within this, relative; the standard error of KL is to be half of it where draws are exact.
-_RADIUS_TOLERANCE = 0.01
+#: A radius is reached within this, relative; where draws are exact, the standard error of KL is to be this.
+_RADIUS_TOLERANCE, _RADIUS_ERROR = 0.01, 0.0075
 #: Rounds without progress after which draws speak against moments.
-_STUCK = 4
+_STUCK = 3
+#: In standard deviations under p: what the outermost draws have to gain in a round towards moments out of their reach.
+_PROGRESS = 0.1
 #: Matrices of a support with more entries are not looked at for a proof.
 _LARGEST_PROOF = 1 << 22
 _CRITICAL = 1e-6
@@ -145,6 +147,10 @@ def fit_law(
             family = ClosedForms(base, request.extended.directions)
         if family is not None:
             return _fit_known(request, session, family)
+    elif base.exact and request.target.nonlinear is None:
+        found = _fit_by_quadrature(request, sampler, session, engine=engine, seed=seed, progress=progress)
+        if found is not None:
+            return found
     return _Rounds(request, sampler, engine=engine, seed=seed, progress=progress).run()
 
 
@@ -219,6 +225,48 @@ def _rows_of(base: Empirical) -> Floats:
     return base.data.reshape(-1, *base.shape)
 
 
+def _fit_by_quadrature(
+    request: LawRequest, sampler: TiltSampler, session: TiltSession, *, engine: str, seed: int, progress: Progress
+) -> LawFit | None:
+    """One tilt of an exact denoiser, its multipliers by quadrature; None where it would be too steep for that."""
+    denoising: DenoisingTiltSession = session  # type: ignore[assignment]  # an exact denoiser comes with its session
+    family = Quadratures(request.extended, denoising)
+    solution, outcome = _solve(request, family, None)
+    if outcome is RadiusOutcome.TOO_SMALL and solution.is_solved:
+        raise _too_small(request, solution)
+    if not solution.is_solved:
+        if not math.isfinite(family.at(np.eye(1, family.size)[0] / solution.weight).log_partition):
+            raise ImproperTargetError(
+                f"E_p exp(r/λ) has no end at λ = {solution.weight:.6g}, so the aligned law does not exist.",
+                ways_out=["Raise the weight λ."],
+            )
+        return None
+    if outcome is not RadiusOutcome.REACHED:
+        return None
+    member = solution.member
+    target = request.at(member.slopes)
+    fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=progress)
+    rows = _ROWS
+    draws = fitted.sample(rows, seed=fold_seed(seed, "draws"), progress=progress)
+    node = _Node(member.slopes, fitted, request.statistics(session.features(draws)), float(rows))
+    nothing = np.zeros((1, family.size))
+    base_draws = session.draw(nothing, rows, seed=fold_seed(seed, "draws of the base"), progress=progress)
+    means = node.means()
+    kl = Estimate(member.divergence, family.error + family.precision * float(np.abs(member.slopes) @ family.scale))
+    moments = replace(fitted.moments, log_partition=Estimate(member.log_partition, family.error), kl=kl)
+    return LawFit(
+        fitted=Measured(fitted, moments),
+        solution=solution,
+        status=_STATUSES[outcome],
+        reward_before=Estimate.of_mean(request.statistics(session.features(base_draws))[:, 0]),
+        reward_after=means[0],
+        moments=means[1:],
+        kl=kl,
+        details=fitted.moments.details
+        | {"program over the law": _described(request, solution, "quadrature of the denoiser")},
+    )
+
+
 # ---- where draws stand for it
 
 
@@ -268,6 +316,7 @@ class _Rounds:
         self._statistics = self._base
         self._critical = self._critical_weight()
         self._wall = math.inf
+        self._unreached = 0
 
     def run(self) -> LawFit:
         """Draw, pool and solve until draws cannot tell the law from the solution."""
@@ -278,6 +327,8 @@ class _Rounds:
         for _ in range(_ROUNDS):
             family = self._family(at)
             solution, outcome = _solve(self._request, family, solution)
+            if not solution.is_solved and self._nodes:
+                self._refuse_unreached(solution)
             wanted = solution.member.slopes
             after, is_whole = self._next(family, at, wanted)
             if is_whole and self._nodes and solution.is_solved and self._is_settled(family, wanted):
@@ -299,6 +350,31 @@ class _Rounds:
             at = after
         assert solution is not None
         return self._finish(solution, outcome)
+
+    def _refuse_unreached(self, solution: LawSolution) -> None:
+        """Raise where laws further and further out reach no further towards the moments that are demanded."""
+        program = self._request.program
+        if not program.demanded.size:
+            return
+        found = self._separation()
+        if found is None:
+            return
+        reached = -self._statistics[:, 1 + program.valued :] @ found.direction
+        spread = float((self._base[:, 1 + program.valued :] @ found.direction).std())
+        latest = len(self._nodes[-1].statistics)
+        gained = float(reached[-latest:].max() - reached[:-latest].max())
+        self._unreached = self._unreached + 1 if gained <= _PROGRESS * spread else 0
+        if self._unreached >= _STUCK:
+            raise self._beyond(found)
+
+    def _separation(self) -> Separation | None:
+        program = self._request.program
+        points = self._statistics[:, 1 + program.valued :]
+        return separate_points(points, program.demanded, program.is_bound)
+
+    def _beyond(self, found: Separation) -> InfeasibleError:
+        where = f"at all of {len(self._statistics):,} draws of laws that lead there"
+        return _infeasible(self._request, found.direction, found.wanted - found.least, where, is_proof=False)
 
     @property
     def _scale(self) -> Floats:
@@ -351,7 +427,7 @@ class _Rounds:
         radius = self._request.radius
         if radius is not None and self._is_exact:
             found = self._pool.divergence(self._statistics @ wanted)
-            if found.standard_error > _RADIUS_TOLERANCE / 2 * radius:
+            if found.standard_error > _RADIUS_ERROR * radius:
                 return False
         return nats <= _INDISTINGUISHABLE * self._size / min(node.worth, len(node.statistics))
 
@@ -411,7 +487,7 @@ class _Rounds:
             member=self._family(node.slopes).at(node.slopes),
         )
         moments = replace(node.fitted.moments, log_partition=pooled, kl=kl)
-        fitted = _Measured(node.fitted, moments)
+        fitted = Measured(node.fitted, moments)
         drawn = f"{len(self._nodes)} rounds of {self._rows:,} draws, pooled"
         return LawFit(
             fitted=fitted,
@@ -443,7 +519,7 @@ class _Rounds:
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class Measured:
     """A fitted sampler with moments that more was found out about."""
 
     sampler: FittedTilt

@@ -32,10 +32,8 @@ _STEPS = 200
 _FAR = 1e100
 _HALVINGS = 60
 _ARMIJO = 1e-4
-#: Newton's decrement, in nats, below which a dual is solved: means are then right to 1e-6 standard deviations.
-_DECREMENT = 1e-13
-#: Constraints hold to this part of the standard deviation of their statistic under p.
-_RESIDUAL = 1e-5
+#: Constraints hold to this part of the standard deviation of their statistic under p, or to so many roundings.
+_RESIDUAL, _ROUNDINGS = 1e-5, 10.0
 #: Steps of the proximal Newton method in the moments of a utility.
 _OUTER_STEPS = 100
 #: The least weight of the proximal term, in units of λ per variance, and the weight at which U is held to have a kink.
@@ -192,11 +190,13 @@ class _Dual:
             value = weight * member.log_partition + linear @ z + 0.5 * z @ quadratic @ z
             slope_of_value = embed.T @ member.mean[1:] + linear + quadratic @ z
             curvature_of_value = embed.T @ member.covariance[1:, 1:] @ embed / weight + quadratic
-            return value, slope_of_value, curvature_of_value
+            return float(value), slope_of_value, curvature_of_value
 
         upper = np.full(embed.shape[1], math.inf)
         upper[v:][program.is_bound] = 0.0
-        z, is_solved = _newton(objective, np.concatenate([np.zeros(v), eta[u:]]), upper, weight)
+        z, is_solved = _newton(
+            objective, np.concatenate([np.zeros(v), eta[u:]]), upper, unit=weight, decrement=self.family.precision**2
+        )
         found = self.solution(embed @ z + origin)
         return replace(found, is_solved=is_solved and self.meets_demands(found))
 
@@ -206,11 +206,17 @@ class _Dual:
         multipliers = solution.multipliers[program.valued :]
         excess = solution.moments[program.valued :] - program.demanded + program.ridge * multipliers
         excess = np.where(program.is_bound & (multipliers == 0), np.maximum(excess, 0.0), excess)
-        return bool((np.abs(excess) <= _RESIDUAL * self.family.scale[1 + program.valued :]).all())
+        allowed = max(_RESIDUAL, _ROUNDINGS * self.family.precision)
+        return bool((np.abs(excess) <= allowed * self.family.scale[1 + program.valued :]).all())
 
 
 def _newton(
-    objective: Callable[[Floats], tuple[float, Floats, Floats]], start: Floats, upper: Floats, unit: float
+    objective: Callable[[Floats], tuple[float, Floats, Floats]],
+    start: Floats,
+    upper: Floats,
+    *,
+    unit: float,
+    decrement: float,
 ) -> tuple[Floats, bool]:
     """Minimise a smooth convex function below upper bounds, by Newton's method on the variables that are free.
 
@@ -222,6 +228,7 @@ def _newton(
         start: (n,).
         upper: (n,), infinite where there is none.
         unit: what one nat is in units of the value.
+        decrement: Newton's decrement, in nats, below which the minimum is found.
 
     Returns:
         the minimiser, and whether it is one; False where the function keeps falling.
@@ -243,9 +250,9 @@ def _newton(
             moves = step / root
         if not np.abs(moves).max() <= _FAR:
             return z, False
-        decrement = float(-slope @ step)
+        fall = float(-slope @ step)
         is_flat = np.linalg.norm(scaled @ step + slope) > 1e-6 * max(1e-300, float(np.linalg.norm(slope)))
-        if decrement <= _DECREMENT * unit and not (is_flat and np.linalg.norm(slope) > math.sqrt(_DECREMENT)):
+        if fall <= decrement * unit and not (is_flat and np.linalg.norm(slope) > math.sqrt(decrement)):
             return z, True
         if is_flat:
             # Along a direction without curvature only the slope says how to go on.
@@ -262,11 +269,11 @@ def _newton(
             length /= 2
         if found is None:
             # Rounding is all that is left, unless the slope is still there.
-            return z, decrement <= 1e-6 * unit
+            return z, fall <= 1e-6 * unit
         moved = found[0] - z
         z, (value, gradient, hessian) = found
         if not np.isfinite(hessian).all() or not moved.any():
-            return z, decrement <= 1e-6 * unit
+            return z, fall <= 1e-6 * unit
     return z, False
 
 
@@ -310,7 +317,8 @@ def _with_utility(dual: _Dual, eta: Floats) -> LawSolution:
             if proximity > _KINK:
                 break
     gap = _smooth_gap(dual, current)
-    return replace(current, gap=gap) if gap <= _GAP * dual.weight else _by_cutting_planes(dual, current)
+    closed = max(_GAP, _ROUNDINGS * dual.family.precision**2)
+    return replace(current, gap=gap) if gap <= closed * dual.weight else _by_cutting_planes(dual, current)
 
 
 def _value(dual: _Dual, solution: LawSolution) -> float:
@@ -378,7 +386,7 @@ def _by_cutting_planes(dual: _Dual, start: LawSolution) -> LawSolution:
             value += 0.5 * program.ridge * float(others @ others)
             moments = member.mean[1:]
             ahead = [slopes @ moments[:u] + levels, moments[u:] - demanded + program.ridge * others]
-            return value / weight, np.concatenate(ahead) / weight
+            return float(value) / weight, np.asarray(np.concatenate(ahead) / weight)
 
         shares = np.append(shares * (1 - 1 / count), 1 / count)
         limits = [(0.0, 1.0)] * count + [(None, 0.0 if bound else None) for bound in program.is_bound]
@@ -410,7 +418,7 @@ def _by_cutting_planes(dual: _Dual, start: LawSolution) -> LawSolution:
 def _into_domain(program: LawProgram, inside: Floats, wanted: Floats) -> Floats:
     """The wanted moments, or a point towards them where U is finite."""
     for halvings in range(_HALVINGS):
-        point = inside + (wanted - inside) / 2**halvings
+        point: Floats = inside + (wanted - inside) / 2.0**halvings
         if math.isfinite(program.utility_at(point)):
             return point
     return inside
@@ -472,6 +480,7 @@ class _DomainFamily:
         self._map[1 + e :, 1 : 1 + u] = rows
         self.size = self._map.shape[0]
         self.scale = np.maximum(np.abs(self._map) @ family.scale, 1e-300)
+        self.precision = family.precision
 
     def at(self, slopes: Floats) -> Member:
         member = self._family.at(slopes @ self._map)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alignkit.contracts import DenoisingTiltSession, Floats
 from alignkit.errors import ImproperTargetError
 
-__all__ = ["LogPartitions", "PartitionQuadrature", "log_partition_at"]
+__all__ = ["LogPartitions", "PartitionQuadrature", "log_partition_at", "richardson_means"]
 
 Indices = NDArray[np.int64]
 
@@ -81,7 +81,7 @@ class PartitionQuadrature:
 
     def __init__(self, session: DenoisingTiltSession, sigma_max: float) -> None:
         self._session = session
-        self._levels = (sigma_max / 4, sigma_max / math.sqrt(32), sigma_max / 8)
+        self._levels = _levels(sigma_max)
         self.nfe = 0
         # Of 0 and every tilt so far, in the order they were asked for.
         self._points: Floats | None = None
@@ -167,6 +167,21 @@ def log_partition_at(session: DenoisingTiltSession, coordinates: Floats, sigma_m
         ImproperTargetError, NonFiniteError: as for `PartitionQuadrature`.
     """
     return PartitionQuadrature(session, sigma_max)(coordinates)
+
+
+def richardson_means(session: DenoisingTiltSession, coordinates: Floats, sigma_max: float) -> Floats:
+    """⟨direction, E[x]⟩ under tilts θ_j, (j, m), from a session whose denoiser is exact: the gradient of log Z.
+
+    Arguments:
+        session, coordinates, sigma_max: as for `log_partition_at`.
+    """
+    first, second, third = (session.means(coordinates, scale) for scale in _levels(sigma_max))
+    return (4 * (2 * first - second) - (2 * second - third)) / 3
+
+
+def _levels(sigma_max: float) -> tuple[float, ...]:
+    """Noise scales of the limit σ → ∞, σ² halved from each to the next."""
+    return sigma_max / 4, sigma_max / math.sqrt(32), sigma_max / 8
 
 
 def _extrapolated(steps: Floats, levels: tuple[float, ...]) -> Floats:

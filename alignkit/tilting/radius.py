@@ -25,7 +25,7 @@ __all__ = ["RadiusOutcome", "RadiusSolution", "solve_radius"]
 _HALVINGS = 100
 #: Two halvings of λ that move KL by less, relative to 1 + KL, have reached the best law of all.
 _SETTLED = 1e-7
-_ROOT_TOLERANCE = 1e-10
+_ROOT_TOLERANCE = 1e-9
 #: Raising λ by this much leaves nothing of the reward.
 _LARGEST_RAISE = 1e9
 
@@ -94,7 +94,8 @@ def _between(
 ) -> RadiusSolution:
     """The root in log λ between a λ with KL < ρ and one with KL > ρ or no law at all."""
     # By bisection, and by the secant where both ends have a divergence.
-    while above.weight - below.weight > _ROOT_TOLERANCE * above.weight:
+    tolerance = max(_ROOT_TOLERANCE, family.precision)
+    while above.weight - below.weight > tolerance * above.weight:
         middle = math.sqrt(above.weight * below.weight)
         high, low = below.member.divergence - radius, above.member.divergence - radius
         if math.isfinite(high) and high > 0 > low:
@@ -103,7 +104,7 @@ def _between(
             part = min(max(part, 0.02), 0.98)
             middle = above.weight * (below.weight / above.weight) ** part
         found = _solve(family, program, middle, above)
-        if abs(found.member.divergence - radius) <= _ROOT_TOLERANCE * radius:
+        if abs(found.member.divergence - radius) <= tolerance * radius:
             return RadiusSolution(found, RadiusOutcome.REACHED)
         above, below = (above, found) if _outside(found, radius) else (found, below)
     is_critical = not math.isfinite(below.member.log_partition)

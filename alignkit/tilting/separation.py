@@ -78,13 +78,13 @@ def separate_box(
         # On all of R^d only combinations of rows that vanish can separate: coordinates of the row space are enough.
         left, values, _ = np.linalg.svd(rows, full_matrices=False)
         rank = int((values > 1e-10 * max(values.max(initial=0.0), 1e-300)).sum())
-        rows, limits = left[:, :rank] * values[:rank], [(None, None)] * rank
-    else:
-        limits = [box] * rows.shape[1]
+        rows = left[:, :rank] * values[:rank]
+    free: tuple[float | None, float | None] = (None, None)
+    limits = [free if box is None else box] * rows.shape[1]
     scale = np.maximum(np.abs(rows).sum(axis=1), 1e-300)
     unit_rows, unit_demanded = rows / scale[:, None], demanded / scale
     size = max(1.0, float(np.abs(unit_demanded).max(initial=0.0)))
-    # Minimise Σ u over Bx + (−1 on bounds) excess: the marginals of its equations are the direction.
+    # Minimise what Bx, with slack below bounds, misses the demands by: the marginals of the equations are −v.
     signs = np.hstack([np.eye(count), -np.eye(count)])
     slack = np.eye(count)[:, is_bound]
     cost = np.concatenate([np.zeros(rows.shape[1]), np.ones(2 * count), np.zeros(slack.shape[1])])

@@ -76,7 +76,7 @@ def test_a_utility_whose_best_law_lies_inside_leaves_it_inactive():
 class HeavyTail:
     """A law on x > 1 of density ∝ e^{−x}/x⁵: at the slope 1 it has a mean, and beyond it no normaliser."""
 
-    size, scale = 1, np.ones(1)
+    size, scale, precision = 1, np.ones(1), 1e-7
 
     def at(self, slopes):
         from scipy.special import expn
