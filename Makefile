@@ -5,9 +5,10 @@ export OMP_WAIT_POLICY := PASSIVE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 WORKERS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/alignkit demo
@@ -24,6 +25,17 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks
 
+bench-peers: $(PEERS)/.made
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m tests.benchmarks.kl_peers
+
+# azula comes without its dependencies: torchvision and gdown serve only its collection of networks.
+$(PEERS)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt $(shell grep '^torch==' constraints.txt)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --no-deps azula==0.11.1
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt blackjax==1.7.1 jax scikit-learn einops jaxtyping --editable .
+	touch $@
+
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
@@ -34,4 +46,4 @@ $(VENV)/.%: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
