@@ -248,7 +248,9 @@ def blackjax_smc(case: Case, denoiser: Counted) -> Sampler:
         while float(state.tempering_param) < 1:
             key, now = jax.random.split(key)
             state, _ = step(now, state)
-        return np.asarray(state.particles)
+        # A step resamples by the weights of the one before: those of the last are still to be spent.
+        chosen = resampling.systematic(jax.random.fold_in(key, 1), state.weights, DRAWS)
+        return np.asarray(state.particles[chosen])
 
     return sample
 
