@@ -88,11 +88,13 @@ class WeightedDraws:
 
     Arguments:
         statistics: s of each draw, (n, m).
-        log_weights: (n,), normalised: Σ exp = 1.
+        log_weights: (n,), with Σ exp = 1 but for the error of what they were estimated from.
+        spread: standard deviations of the statistics under p, (m,); those of the weighted draws if None.
     """
 
     statistics: Floats
     log_weights: Floats
+    spread: Floats | None = None
     precision: ClassVar[float] = _ROUNDING
 
     @property
@@ -103,6 +105,8 @@ class WeightedDraws:
     @property
     def scale(self) -> Floats:
         """Standard deviations of the statistics, (m,)."""
+        if self.spread is not None:
+            return self.spread
         return _nonzero(np.sqrt(np.diag(self.at(np.zeros(self.size)).covariance)))
 
     def at(self, slopes: Floats) -> Member:

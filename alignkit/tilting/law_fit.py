@@ -389,11 +389,11 @@ class _Rounds:
         """
         nothing = np.zeros(len(self._statistics))
         if self._is_exact or not self._nodes:
-            return WeightedDraws(self._statistics, self._pool.log_weights(nothing))
+            return WeightedDraws(self._statistics, self._pool.log_weights(nothing), self._scale)
         latest = self._nodes[-1].statistics
         exponents = latest @ at
         level = self._pool.log_partition(self._statistics @ at).value
-        return WeightedDraws(latest, level - exponents - math.log(len(latest)))
+        return WeightedDraws(latest, level - exponents - math.log(len(latest)), self._scale)
 
     def _next(self, family: WeightedDraws, at: Floats, wanted: Floats) -> tuple[Floats, bool]:
         """The furthest law on the way to the one wanted that the pool speaks for, and whether it is that one."""

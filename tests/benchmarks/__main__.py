@@ -18,6 +18,7 @@ BENCHMARKS = (
     "kl_calibration",
     "digits",
     "rank_eight",
+    "moments",
 )
 
 
