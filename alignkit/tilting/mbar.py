@@ -24,8 +24,8 @@ __all__ = ["Pool"]
 Indices = NDArray[np.int64]
 
 _STEPS = 200
-# Of Newton's decrement, squared, for each draw; its last step goes far beyond.
-_DECREMENT = 1e-18
+# Of the fall that Newton's step predicts: rounding of the objective. Its last step goes far beyond.
+_DECREMENT = 1e-15
 _HALVINGS = 40
 # The share of the predicted fall in the objective that a step has to bring, and what rounding may take from it.
 _ARMIJO, _ROUNDING = 1e-4, 1e-12
@@ -98,7 +98,7 @@ class Pool:
                 length /= 2
             zeta = zeta + length * step
             value, gradient, hessian = found
-            if length == 1.0 and -slope <= _DECREMENT * self.laws.size:
+            if length == 1.0 and -slope <= _DECREMENT * max(abs(value), self.laws.size):
                 break
         # A common shift changes nothing.
         return np.asarray(zeta - zeta[0])
@@ -194,17 +194,29 @@ class Pool:
 
     def log_partition_many(self, log_ratios: Floats) -> tuple[Floats, Floats]:
         """log E_p exp(u) of many laws, (m, n) to values and standard errors (m,) each; see `log_partition`."""
-        log_d = self._settled[0]
         values, errors = np.empty(len(log_ratios)), np.empty(len(log_ratios))
         for block in _blocks(len(log_ratios), self.laws.size):
-            exponents = log_ratios[block] - log_d
-            top = exponents.max(axis=1)
-            weights = np.exp(exponents - top[:, None])
-            sums = weights.sum(axis=1)
-            weights /= sums[:, None]
-            values[block] = top + np.log(sums)
+            values[block], weights = self._weighed(log_ratios[block])
             errors[block] = self._errors(weights, first=-1.0)
         return values, errors
+
+    def contributions(self, log_ratios: Floats) -> Floats:
+        """What the draws of each law contribute to the squared standard error of log E_p exp(u), (m, n) to (m, j).
+
+        They fall as 1/N_j, so that they tell which laws to draw more of.
+        """
+        found = np.empty((len(log_ratios), self.counts.size))
+        for block in _blocks(len(log_ratios), self.laws.size):
+            found[block] = self._variances(self._followed(self._weighed(log_ratios[block])[1], first=-1.0))
+        return found
+
+    def _weighed(self, log_ratios: Floats) -> tuple[Floats, Floats]:
+        """log E_p exp(u), (m,), and normalised weights under which the pool stands for p·exp(u), (m, n)."""
+        exponents = log_ratios - self._settled[0]
+        top = exponents.max(axis=1)
+        weights = np.exp(exponents - top[:, None])
+        sums = weights.sum(axis=1)
+        return top + np.log(sums), weights / sums[:, None]
 
     def divergence(self, log_ratio: Floats) -> Estimate:
         """KL of p·exp(u), normalised, from the first law of the pool: E[u] − log E_p exp(u), with its standard error.
@@ -282,33 +294,40 @@ class Pool:
         """Standard errors of what moves with the draws by Σ_i influence_i, and with the log-partitions ζ in turn.
 
         Arguments:
-            influences: (m, n), at ζ as it is. Laws enter through D alone, so that they tell how ζ matters too.
+            influences: (m, n), at ζ as it is.
             first: how ζ of the first law matters beside.
         """
-        _, shares, hessian = self._settled
-        moved = influences @ shares.T
+        leaning = np.linalg.norm(self._moved(influences, first) / np.sqrt(self.counts) @ self._apart, axis=1)
+        scale = np.maximum(np.linalg.norm(influences, axis=1), 1 / math.sqrt(self.laws.size))
+        errors = np.sqrt(self._variances(self._followed(influences, first)).sum(axis=1))
+        return np.where(leaning > _LEANING * scale, math.inf, errors)
+
+    def _moved(self, influences: Floats, first: float) -> Floats:
+        """How ζ matters, (m, j): the weights of draws hold it through D alone, which is what influences are made of."""
+        moved = influences @ self._settled[1].T
         moved[:, 0] += first
-        whole = influences + self._solved(hessian, moved) @ shares
-        leaning = np.linalg.norm(moved / np.sqrt(self.counts) @ self._apart, axis=1)
-        scale = np.linalg.norm(influences, axis=1)
-        errors = np.sqrt(self._variances(whole))
-        return np.where(leaning > _LEANING * np.maximum(scale, 1 / math.sqrt(self.laws.size)), math.inf, errors)
+        return moved
+
+    def _followed(self, influences: Floats, first: float) -> Floats:
+        """Influences of draws, (m, n), with what they do by way of ζ."""
+        _, shares, hessian = self._settled
+        return influences + self._solved(hessian, self._moved(influences, first)) @ shares
 
     def _variances(self, influences: Floats) -> Floats:
-        """Variances of Σ_i influence_i, (m, n) to (m,), by what is independent."""
+        """Variances of Σ_i influence_i over the draws of each law, (m, n) to (m, j), by what is independent."""
         if self.groups is None:
-            # The mean within a law is that of the whole pool, reweighted to it.
-            means = influences @ self._settled[1].T
-            return np.asarray(np.maximum((influences**2).sum(axis=1) - (means**2 / self.counts).sum(axis=1), 0.0))
-        variances = np.zeros(len(influences))
-        for law in range(len(self.counts)):
+            # A law is what the whole pool, reweighted to it, says of it.
+            shares = self._settled[1].T
+            return np.maximum(influences**2 @ shares - (influences @ shares) ** 2 / self.counts, 0.0)
+        variances = np.empty((len(influences), self.counts.size))
+        for law in range(self.counts.size):
             mine = self.laws == law
             _, places = np.unique(self.groups[mine], return_inverse=True)
             sums = np.stack([np.bincount(places.reshape(-1), row[mine]) for row in influences])
             count = sums.shape[1]
             deviations = ((sums - sums.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
             # One group alone says nothing of its own spread.
-            variances += deviations * count / (count - 1) if count > 1 else math.inf
+            variances[:, law] = deviations * count / (count - 1) if count > 1 else math.inf
         return variances
 
 
