@@ -374,7 +374,7 @@ def _check_target(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: Bas
                     subspace=composition.subspace,
                 )
         # Under a radius λ is found later, and held against the critical λ there.
-        elif closeness.radius is None and any(verdict.admits for verdict in verdicts):
+        elif closeness.radius is None and (diagnosis.has_wanted or any(verdict.admits for verdict in verdicts)):
             return check_proper(diagnosis.reward, composition, base, closeness.present_weight)
     except AlignkitError as error:
         raise about_reward(error, diagnosis) from None

@@ -84,8 +84,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] =
     "numpy.sum": (lambda: np.sum(x), TypeError, ("numpy.sum",)),
     "numpy.abs": (lambda: np.abs(x), TypeError, ()),
     "truth value": (lambda: bool(x), TypeError, ("truth value", "x")),
-    "builtin max": (lambda: max(x[0, 0], x[0, 1]), TypeError, ()),
-    "order": (lambda: x < 1, TypeError, ()),
+    "builtin max": (lambda: max(x[0, 0], x[0, 1]), ParameterError, ("x[0, 1] > x[0, 0]", "only expectations")),
+    "order": (lambda: x < 1, ParameterError, ("x < 1", "only expectations")),
     "iteration over a scalar": (lambda: list(x[0, 0]), TypeError, ("scalar",)),
 }
 
