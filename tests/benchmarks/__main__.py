@@ -14,6 +14,7 @@ BENCHMARKS = (
     "compile",
     "transport",
     "mixture",
+    "cover",
     "kl_exact",
     "kl_calibration",
     "digits",
