@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 from alignkit.errors import IntractableError
@@ -27,6 +28,9 @@ from alignkit.tilting.measures import FiniteMeasure
 
 __all__ = ["COVER_DIMENSION_MAX", "Cover", "cover"]
 
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
 #: Beyond this the net would have too many tilts.
 COVER_DIMENSION_MAX = 3
 
@@ -36,9 +40,10 @@ class _Effort:
     """How fine a cover of a dimension is.
 
     Arguments:
-        spacing: of the net, in 1/sd of w.
+        spacing: of the net to begin with, in 1/sd of w.
+        halvings: of the spacing at most, where finer tilts save mass.
         extension: how far the net reaches beyond the range of ∂F, in 1/sd.
-        axis: tilts per axis at most.
+        axis: tilts per axis to begin with, at most.
         slack: how much of log M may be given away to the proof, in nats.
         divisions: of the box, per axis, to begin with.
         rounds: of adding constraints, at most.
@@ -46,6 +51,7 @@ class _Effort:
     """
 
     spacing: float
+    halvings: int
     extension: float
     axis: int
     slack: float
@@ -55,9 +61,9 @@ class _Effort:
 
 
 _EFFORTS = {
-    1: _Effort(0.15, 8.0, 401, 0.002, 64, 24, 30),
-    2: _Effort(0.5, 4.5, 35, 0.01, 16, 24, 120),
-    3: _Effort(1.1, 2.2, 13, 0.08, 8, 16, 400),
+    1: _Effort(0.3, 8, 8.0, 201, 0.001, 64, 24, 30),
+    2: _Effort(1.2, 5, 5.0, 19, 0.015, 16, 24, 120),
+    3: _Effort(2.2, 4, 2.2, 8, 0.06, 8, 16, 400),
 }
 # The box reaches this far beyond the tilted means, in standard deviations.
 _REACH = 4.5
@@ -68,6 +74,11 @@ _RIM = 1e-6
 # Entries of the program: smaller ones count as 0, larger ones as this; both make constraints tighter.
 _SMALLEST, _LARGEST = 1e-7, 1e4
 _PRUNED = 1e-12
+# Standard deviations in whitened coordinates count as at least this where they set the spacing of the net.
+_NARROWEST = 0.3
+# Finer tilts are tried around those of this share of the mass, and taken where each unit of their mass would save this
+# much more than one of the others'.
+_MASSIVE, _SAVING = 1e-3, 0.02
 _STRETCH, _STRETCHES = 1.6, 8
 
 
@@ -128,6 +139,39 @@ def cover(
     return _Program(nonlinear, weight, pilot, log_partition, box=box, effort=effort).solve()
 
 
+@dataclass(frozen=True, eq=False)
+class _Net:
+    """Tilts, some of which the program has.
+
+    Arguments:
+        nodes: θ, (j, k).
+        log_z: log Z(θ), (j,).
+        rim: which of them tame M at infinity, (j,).
+        active: which of them the program has, (j,).
+        places: of the nodes on the finest grid, (j, k).
+        gaps: how far from each, on that grid, finer ones are to be tried next, (j,); 0 where they need not be.
+        origin, step: nodes are origin + step·places, (k,) each.
+    """
+
+    nodes: Floats
+    log_z: Floats
+    rim: Flags
+    active: Flags
+    places: Counts
+    gaps: Counts
+    origin: Floats
+    step: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """The program's: log μ, (j,), of the active tilts; the logarithms of the prices of its points, (i,), with which
+    Σ_i exp(log_prices + ⟨θ, w_i⟩) ≤ Z(θ) for all of them."""
+
+    log_weights: Floats
+    log_prices: Floats
+
+
 class _Program:
     """The linear program in whitened coordinates u, w = Lu, where pilot draws have unit covariance."""
 
@@ -178,8 +222,7 @@ class _Program:
         """Choose the net and the box, and exchange constraints until the proof is tight."""
         low, high = self._range_of_slopes()
         means, spreads = self._tilted_moments(low, high)
-        nodes, rim = self._net(low, high, means, spreads)
-        log_z = self.log_partition(nodes)
+        net = self._net(low, high, means, spreads)
         lower, upper = (
             means.min(axis=0) - _REACH * spreads.max(axis=0),
             means.max(axis=0) + _REACH * spreads.max(axis=0),
@@ -189,38 +232,44 @@ class _Program:
             lower, upper = self.box
             core = np.maximum(core[0], lower), np.minimum(core[1], upper)
         points = self._first_points(core[0], core[1], lower, upper)
-        rounds = 0
+        rounds, stretch = 0, 0
         while True:
             rounds += 1
-            log_weights = self._weights(nodes, log_z, points, self._margins(points, core), rim)
-            mixture = Mixture(nodes, log_weights)
-            # Constraints are looked for coarsely; only the last round has to prove anything.
-            found = excess(
-                self.function, mixture, lower, upper,
-                slack=self.effort.slack, floor=0.0, divisions=self.effort.divisions, cells_max=20_000 * self.k,
-            )  # fmt: skip
-            violated = found.values > self.effort.slack / 2
-            if not violated.any() or rounds == self.effort.rounds:
+            solution = self._weights(net, points, self._margins(points, core))
+            mixture = Mixture(net.nodes[net.active], solution.log_weights)
+            found = self._excess(mixture, lower, upper, stretch)
+            while not math.isfinite(found.at_most) and stretch < (_STRETCHES if self.box is None else 0):
+                stretch += 1
+                found = self._excess(mixture, lower, upper, stretch)
+            violated = found.values > self.effort.slack
+            finer = self._finer(net, solution, points)
+            done = not violated.any() and finer.active.sum() == net.active.sum()
+            if done or rounds == self.effort.rounds:
                 break
             points = np.vstack([points, self._spread_out(found.points[violated], core)])
-        found = self._prove(mixture, lower, upper)
+            net = finer
+        if not math.isfinite(found.at_most):
+            raise IntractableError(
+                "No mixture of exponentials was proved to bound exp(r/λ) everywhere.",
+                ways_out=[
+                    "Raise the weight λ.",
+                    "problem.solve(heuristic=True): annealed Monte Carlo, without a bound.",
+                ],
+                expression=str(self.nonlinear),
+            )
         return self._cover(mixture, found, rounds, len(points))
 
-    def _prove(self, mixture: Mixture, lower: Floats, upper: Floats) -> Excess:
-        """Bound the excess everywhere; the box grows until tangents outgrow F on the rays that leave it."""
-        for stretch in range(_STRETCHES if self.box is None else 1):
-            reach = _STRETCH**stretch * (upper - lower) / 2
-            centre = (upper + lower) / 2
-            found = excess(
-                self.function, mixture, centre - reach, centre + reach,
-                slack=self.effort.slack, floor=0.0, divisions=self.effort.divisions,
-            )  # fmt: skip
-            if math.isfinite(found.at_most):
-                return found
-        raise IntractableError(
-            "No mixture of exponentials was proved to bound exp(r/λ) everywhere.",
-            ways_out=["Raise the weight λ.", "problem.solve(heuristic=True): annealed Monte Carlo, without a bound."],
-            expression=str(self.nonlinear),
+    def _excess(self, mixture: Mixture, lower: Floats, upper: Floats, stretch: int) -> Excess:
+        """How far F may exceed log M; on larger boxes the tangents outgrow F sooner on the rays that leave them."""
+        reach, centre = _STRETCH**stretch * (upper - lower) / 2, (upper + lower) / 2
+        return excess(
+            self.function,
+            mixture,
+            centre - reach,
+            centre + reach,
+            slack=self.effort.slack,
+            floor=0.0,
+            divisions=self.effort.divisions,
         )
 
     def _range_of_slopes(self) -> tuple[Floats, Floats]:
@@ -251,34 +300,67 @@ class _Program:
         curvature = (after + before - 2 * log_z[:, :1]) / step**2
         return (after - before) / (2 * step), np.sqrt(np.clip(curvature, 1e-4, 1e4))
 
-    def _net(self, low: Floats, high: Floats, means: Floats, spreads: Floats) -> tuple[Floats, np.ndarray]:
-        """The tilts, (j, k), and which of them are at the rim."""
-        unit = 1.0 / np.median(spreads, axis=0)
-        axes = []
-        for axis in range(self.k):
-            start = low[axis] - self.effort.extension * unit[axis]
-            stop = high[axis] + self.effort.extension * unit[axis]
-            count = int(
-                np.clip(math.ceil((stop - start) / (self.effort.spacing * unit[axis])) + 1, 3, self.effort.axis)
-            )
-            axes.append(np.linspace(start, stop, count))
-        nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, self.k)
-        ends = np.array([[axis[0], axis[-1]] for axis in axes])
-        rim = ((nodes == ends[:, 0]) | (nodes == ends[:, 1])).any(axis=1)
-        if self.k == 1:
-            return nodes, rim
-        # Far from every slope of F a tilt is of no use, but for the rim, which tames M at infinity.
-        around = means.mean(axis=0) + (means.std(axis=0) + 2.0) * 2.0 * _sphere(self.k)
-        samples = np.vstack([self.pilot[:200], means, around])
-        slopes = self.slopes(samples if self.box is None else np.clip(samples, *self.box))
-        slopes = slopes[np.isfinite(slopes).all(axis=1)]
-        distance = np.full(len(nodes), np.inf)
-        for part in np.array_split(slopes, max(1, len(slopes) // 64)):
-            gaps = np.abs((nodes[:, None] - part[None]) / unit).max(axis=2)
-            distance = np.minimum(distance, gaps.min(axis=1))
-        kept = distance <= self.effort.extension + self.effort.spacing
-        corners = np.isin(nodes, ends.ravel()).all(axis=1)
-        return nodes[kept | corners], rim[kept | corners]
+    def _net(self, low: Floats, high: Floats, means: Floats, spreads: Floats) -> _Net:
+        """The tilts to begin with: a grid around the slopes of F."""
+        unit = 1.0 / np.clip(np.median(spreads, axis=0), _NARROWEST, None)
+        reach = self.effort.extension * unit
+        lower, upper = low - reach, high + reach
+        counts = np.clip(np.ceil((upper - lower) / (self.effort.spacing * unit)) + 1, 3, self.effort.axis).astype(int)
+        places = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1).reshape(-1, self.k)
+        rim = ((places == 0) | (places == counts - 1)).any(axis=1)
+        step = (upper - lower) / (counts - 1)
+        if self.k > 1:
+            # Far from every slope of F a tilt is of no use, but for the corners, which tame M at infinity.
+            around = means.mean(axis=0) + (means.std(axis=0) + 2.0) * 2.0 * _sphere(self.k)
+            samples = np.vstack([self.pilot[:200], means, around])
+            slopes = self.slopes(samples if self.box is None else np.clip(samples, *self.box))
+            slopes = slopes[np.isfinite(slopes).all(axis=1)]
+            far = np.maximum(reach, step) + step / 2
+            nodes = lower + step * places
+            kept = ((places == 0) | (places == counts - 1)).all(axis=1)
+            for part in np.array_split(slopes, max(1, len(slopes) // 64)):
+                kept |= (np.abs(nodes[:, None] - part[None]) <= far).all(axis=2).any(axis=1)
+            places, rim = places[kept], rim[kept]
+        scale = 2**self.effort.halvings
+        nodes = lower + step * places
+        return _Net(
+            nodes,
+            self.log_partition(nodes),
+            rim & (self.box is None),
+            np.ones(len(nodes), dtype=bool),
+            places * scale,
+            np.full(len(nodes), scale // 2),
+            lower,
+            step / scale,
+        )
+
+    def _finer(self, net: _Net, solution: _Solution, points: Floats) -> _Net:
+        """The net with those tilts active that save mass; some halfway to the neighbours of massive ones are tried."""
+        log_masses = solution.log_weights + net.log_z[net.active]
+        massive = np.zeros(len(net.nodes), dtype=bool)
+        massive[net.active] = log_masses > np.logaddexp.reduce(log_masses) + math.log(_MASSIVE)
+        parents = np.flatnonzero(massive & (net.gaps > 0))
+        offsets = np.array([step for step in itertools.product((-1, 0, 1), repeat=self.k) if any(step)])
+        around = net.places[parents, None] + net.gaps[parents, None, None] * offsets
+        known = {place: at for at, place in enumerate(map(tuple, net.places.tolist()))}
+        first = len(known)
+        children = np.array(
+            [known.setdefault(place, len(known)) for place in map(tuple, around.reshape(-1, self.k).tolist())],
+            dtype=int,
+        ).reshape(len(parents), len(offsets))
+        places = np.array(list(known), dtype=np.int64)
+        gaps = np.append(net.gaps, np.zeros(len(known) - first, dtype=np.int64))
+        nodes = net.origin + net.step * places
+        fresh = np.zeros(len(known) - first, dtype=bool)
+        log_z = np.append(net.log_z, self.log_partition(nodes[first:]) if fresh.size else [])
+        active = np.append(net.active, fresh)
+        worth = _log_sums(nodes @ points.T + solution.log_prices) - log_z
+        taken = ~active & (worth > math.log1p(_SAVING))
+        # Where no tilt this far saves mass, none that is nearer does.
+        halved = net.gaps[parents] // 2
+        gaps[parents] = np.where(taken[children].any(axis=1), halved, 0)
+        np.maximum.at(gaps, children, np.where(children >= first, halved[:, None], 0))
+        return _Net(nodes, log_z, np.append(net.rim, fresh), active | taken, places, gaps, net.origin, net.step)
 
     def _margins(self, points: Floats, core: tuple[Floats, Floats]) -> Floats:
         """How much each constraint is tightened."""
@@ -302,24 +384,24 @@ class _Program:
 
     # ---- the program
 
-    def _weights(self, nodes: Floats, log_z: Floats, points: Floats, margins: Floats, rim: np.ndarray) -> Floats:
-        """log μ, (j,), of least mass with M ≥ exp(F + margin) at the points."""
+    def _weights(self, net: _Net, points: Floats, margins: Floats) -> _Solution:
+        """Those of the active tilts of least mass with M ≥ exp(F + margin) at the points."""
         from scipy.optimize import linprog
 
+        nodes, log_z, rim = net.nodes[net.active], net.log_z[net.active], net.rim[net.active]
         target = self.function.value(points) + margins
         exponents = points @ nodes.T - log_z - target[:, None]
         # No cover has less mass than what the most demanding point asks of its best tilt; in this unit masses are
         # near 1.
         unit = float((-exponents.max(axis=1)).max())
-        exponents += unit
-        matrix = np.exp(np.minimum(exponents, math.log(_LARGEST)))
+        matrix = np.exp(np.minimum(exponents + unit, math.log(_LARGEST)))
         matrix[matrix < _SMALLEST] = 0.0
-        useful = matrix.max(axis=1) > 0
-        rows, demands = -matrix[useful], -np.ones(int(useful.sum()))
-        # The simplex method gives up on a few of these programs, the interior-point method on others.
-        for method in ("highs-ds", "highs-ipm"):
-            found = linprog(np.ones(len(nodes)), A_ub=rows, b_ub=demands, bounds=(0, None), method=method)
-            if found.x is not None:
+        # The interior-point method is by far the faster here; the simplex method takes the few that it gives up on.
+        for method in ("highs-ipm", "highs-ds"):
+            found = linprog(
+                np.ones(len(nodes)), A_ub=-matrix, b_ub=-np.ones(len(points)), bounds=(0, None), method=method
+            )
+            if found.status == 0:
                 break
         else:
             raise IntractableError(
@@ -330,7 +412,9 @@ class _Program:
         masses = np.maximum(found.x, 0.0)
         masses = np.where(rim, np.maximum(masses, _RIM * masses.sum() / max(1, int(rim.sum()))), masses)
         with np.errstate(divide="ignore"):
-            return np.where(masses > _PRUNED * masses.sum(), np.log(masses) + unit, -np.inf) - log_z
+            log_masses = np.where(masses > _PRUNED * masses.sum(), np.log(masses) + unit, -np.inf)
+            log_prices = np.log(np.maximum(-found.ineqlin.marginals, 0.0)) + unit - target
+        return _Solution(log_masses - log_z, log_prices)
 
     def _cover(self, mixture: Mixture, found: Excess, rounds: int, points: int) -> Cover:
         kept = np.isfinite(mixture.log_weights)
@@ -340,6 +424,12 @@ class _Program:
             nodes, mixture.log_weights[kept] + margin, description=f"a cover of {int(kept.sum())} tilts"
         )
         return Cover(measure, margin, found.cells, rounds, points)
+
+
+def _log_sums(exponents: Floats) -> Floats:
+    """log Σ exp along rows, (n, m) to (n,)."""
+    top = exponents.max(axis=1)
+    return np.asarray(top + np.log(np.exp(exponents - top[:, None]).sum(axis=1)))
 
 
 def _grid(lower: Floats, upper: Floats, count: int) -> Floats:

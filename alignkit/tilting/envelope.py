@@ -206,6 +206,10 @@ def _settle(
             assert function.recession is not None
             growth = function.recession((vertices - apex).reshape(-1, vertices.shape[2])).reshape(vertices.shape[:2])
             tamed = np.einsum("vnk,nk->vn", vertices - apex, slopes) >= growth
+            along = np.einsum("nk,nk->n", cells.centres - apex, slopes)
+            if (along < function.recession(cells.centres - apex)).any():
+                # Smaller patches there would fail as well.
+                return np.inf, count + len(bounds)
             bounds = np.where(tamed.all(axis=0), bounds, np.inf)
         count += len(bounds)
         open_cells = bounds > max(seen.top + slack, floor)
