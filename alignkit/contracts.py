@@ -293,11 +293,13 @@ class ProxSolution:
         gap: (n,), an upper bound on how far the objective at z lies below its supremum, in units of reward; infinite
             where the backend has no bound.
         unfinished: (n,), rows whose solver stopped early; their best iterate is in `maximiser`.
+        value: f(z), (n,), −inf outside its domain; None where the backend does not know it, and f is evaluated.
     """
 
     maximiser: Floats
     gap: Floats
     unfinished: NDArray[np.bool_]
+    value: Floats | None = None
 
 
 class ProxSession(Protocol):

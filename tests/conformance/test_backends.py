@@ -11,8 +11,9 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning:alignkit_torch")
 
 #: cvxpy compiles every problem: a third of them is enough here, its own tests take every atom.
 SOME = prox_examples(rows=6)[::3]
+SHIPPED = ("exact", "torch", "cvxpy", "pyomo")
 CHECKS = {
-    **{f"{name}-{check}": check for name in ("exact", "torch", "cvxpy", "pyomo") for check in manifest_checks(name)},
+    **{f"{name}-{check}": check for name in SHIPPED for check in manifest_checks(name)},
     **{f"torch-{check}": check for check in prox_checks("torch")},
     **{f"cvxpy-{check}": check for check in prox_checks("cvxpy", examples=SOME)},
     **{f"exact-{check}": check for check in tilt_checks("exact")},

@@ -1,0 +1,11 @@
+"""The numba backend: compiled proximal solvers for the CPU, rows in lanes."""
+
+from alignkit.registry import Manifest
+
+__all__ = ["manifest"]
+
+manifest = Manifest(
+    name="numba",
+    engines=("numba",),
+    install="pip install 'alignkit[numba]'",
+)
