@@ -13,6 +13,7 @@ from alignkit.compiler.summands import Summands, features, summands_of
 from alignkit.compiler.violations import Violation, violations
 from alignkit.contracts import Composition
 from alignkit.expressions import Curvature, Expression
+from alignkit.tilting.selection import missing_measure
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -52,6 +53,21 @@ class Diagnosis:
         """A Lipschitz constant of f over w; infinite when none is known, 0 for affine rewards."""
         nonlinear = self.composition.nonlinear
         return 0.0 if nonlinear is None else float(nonlinear.lipschitz)
+
+    @cached_property
+    def missing_measure(self) -> str | None:
+        """Why no mixture of exponentials that is, or bounds, exp(f/λ) is known for bounded w; None where one is."""
+        nonlinear = self.composition.nonlinear
+        return None if nonlinear is None else missing_measure(nonlinear, bounded=True)
+
+    @cached_property
+    def outgrown_measure(self) -> str | None:
+        """Why the one for bounded w does not serve this base law; None where it does, or where there is none."""
+        nonlinear = self.composition.nonlinear
+        # A term of too high a rank is not asked how it grows.
+        if nonlinear is None or self.is_bounded or self.missing_measure is not None:
+            return None
+        return missing_measure(nonlinear, bounded=False)
 
     @property
     def rule(self) -> str:

@@ -26,7 +26,6 @@ from alignkit.compiler.closeness import KL, Closeness
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named
 from alignkit.contracts import Guarantee, ProxProblem, TiltProgram
-from alignkit.tilting.selection import missing_measure
 from alignkit.transport.boundedness import dominated_by_penalty
 from alignkit.transport.reduction import reduce_transport
 
@@ -260,18 +259,6 @@ def _why_not_lipschitz(diagnosis: Diagnosis) -> str:
     return f"no Lipschitz constant of f is known: {named(steep)}" if steep else "no Lipschitz constant of f is known"
 
 
-def _lacks_measure(diagnosis: Diagnosis, *, bounded: bool) -> str | None:
-    nonlinear = diagnosis.composition.nonlinear
-    return None if nonlinear is None else missing_measure(nonlinear, bounded=bounded)
-
-
-def _outgrows_measures(diagnosis: Diagnosis) -> str | None:
-    # A term of too high a rank is not asked how it grows.
-    if diagnosis.is_bounded or _lacks_measure(diagnosis, bounded=True) is not None:
-        return None
-    return _lacks_measure(diagnosis, bounded=False)
-
-
 def _why_not_few(diagnosis: Diagnosis) -> str:
     return f"k = {diagnosis.dimension} is above {GRID_DIMENSION_MAX}: the rank of {diagnosis.described_features}"
 
@@ -289,14 +276,14 @@ FEW_DIRECTIONS = Precondition(
 )
 HAS_MEASURE = Precondition(
     "exp(f/λ) is, or is bounded by, a mixture of exponentials that is known",
-    lambda found: _lacks_measure(found, bounded=True) is None,
-    lambda found: _lacks_measure(found, bounded=True) or "",
+    lambda found: found.missing_measure is None,
+    lambda found: found.missing_measure or "",
     limits_dimension=True,
 )
 TAME = Precondition(
     "beside its quadratic part f grows no faster than linearly, or the data are bounded",
-    lambda found: _outgrows_measures(found) is None,
-    lambda found: _outgrows_measures(found) or "",
+    lambda found: found.outgrown_measure is None,
+    lambda found: found.outgrown_measure or "",
 )
 CONCAVE_IN_TOTAL = Precondition("r − λ·c is concave", _is_dominated, _why_not_dominated)
 LIPSCHITZ = Precondition("f is Lipschitz", lambda found: math.isfinite(found.lipschitz), _why_not_lipschitz)
