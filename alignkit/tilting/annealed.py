@@ -32,18 +32,17 @@ from alignkit.noise import categorical, fold_seed, uniform
 from alignkit.tilting.calibration import BOLDEST, DRIFT, GENTLEST, calibrate
 from alignkit.tilting.fitted import TiltMoments
 from alignkit.tilting.gibbs import GibbsSweep
-from alignkit.tilting.islands import Islands
+from alignkit.tilting.islands import ISLANDS, IslandResampling, by_island
 from alignkit.tilting.measures import TiltMeasure
 from alignkit.tilting.path import TiltPath
 from alignkit.tilting.rejection import draw_accepted
 from alignkit.tilting.selection import choose_measure
 from alignkit.tilting.target import TiltTarget
-from alignkit.tilting.weighting import effective_size, largest_share, log_partitions, systematic_resampling
+from alignkit.tilting.weighting import largest_share, log_partitions
 
 __all__ = ["AnnealedTilt", "fit_annealed", "particle_count"]
 
 _PARTICLES_MAX = 4096
-_ISLANDS = 16
 # Particles of very large draws are fewer, so that they fit in memory (1 GiB of float32), but never fewer than these.
 _PARTICLE_ENTRIES = 1 << 28
 _PARTICLES_MIN = 256
@@ -87,13 +86,18 @@ class AnnealedTilt:
 
     def sample(self, rows: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw rows, (rows, *shape), as the session's own arrays."""
-        path = self.sweep.path
+        path, session = self.sweep.path, self.sweep.session
+
+        def propose(first_row: int, count: int) -> tuple[Any, Floats]:
+            x = self._propose(first_row, count, seed)
+            return x, session.features(x)
+
         with _naming("drawing from the fitted particles"):
             if path.is_exact:
                 return self._propose(0, rows, seed, progress)
             return draw_accepted(
-                self.sweep.session,
-                lambda first, count: self._propose(first, count, seed),
+                session,
+                propose,
                 path.log_acceptance,
                 rows,
                 acceptance=self.moments.acceptance,
@@ -125,7 +129,7 @@ def particle_count(ambient: int, *, exact: bool = False) -> int:
         >>> particle_count(64), particle_count(3 * 512 * 512)
         (4096, 336)
     """
-    fitting = _PARTICLE_ENTRIES // ambient // _ISLANDS * _ISLANDS
+    fitting = _PARTICLE_ENTRIES // ambient // ISLANDS * ISLANDS
     return min(_PARTICLES_EXACT if exact else _PARTICLES_MAX, max(_PARTICLES_MIN, fitting))
 
 
@@ -158,9 +162,7 @@ def fit_annealed(
     """
     base = target.program.base
     count = particle_count(base.ambient, exact=base.exact) if particles is None else particles
-    if count % _ISLANDS or count < 2 * _ISLANDS:
-        raise ParameterError(f"particles must be a multiple of {_ISLANDS}, two or more of it, not {count}.")
-    return _Annealing(target, session, fold_seed(seed, "annealing"), progress).run(count, measure)
+    return _Annealing(target, session, count, fold_seed(seed, "annealing"), progress).run(measure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,38 +179,37 @@ class _Annealing:
     Arguments:
         target: the law wanted.
         session: opened on its program.
+        count: how many particles.
         seed: fixes everything.
         progress: told β in percent.
     """
 
-    def __init__(self, target: TiltTarget, session: TiltSession, seed: int, progress: Progress) -> None:
-        self._target, self._session, self._seed, self._progress = target, session, seed, progress
-        self._share, self._stage = 0.0, 0
-        self._smallest, self._predicted = math.inf, 1.0
-        self._log_partitions = np.zeros(_ISLANDS)
-        self._ancestors = np.arange(0)
+    def __init__(self, target: TiltTarget, session: TiltSession, count: int, seed: int, progress: Progress) -> None:
+        self._target, self._session, self._count = target, session, count
+        self._seed, self._progress = seed, progress
+        self._share, self._stage, self._predicted = 0.0, 0, 1.0
+        self._resampling = IslandResampling(count, seed)
 
-    def run(self, count: int, measure: TiltMeasure | None) -> AnnealedTilt:
+    def run(self, measure: TiltMeasure | None) -> AnnealedTilt:
         """Carry particles from p to q."""
         with _naming("drawing from the base"):
             drawn = self._session.draw(
                 np.zeros((1, self._target.program.directions.shape[0])),
-                count,
+                self._count,
                 seed=fold_seed(self._seed, "base"),
                 progress=self._progress,
             )
         current = self._measured(drawn)
-        self._ancestors = np.arange(count)
         exponents = self._target.exponent(current.features)
         before = Estimate.of_mean(exponents)
         is_given = measure is not None
         if measure is None and self._target.nonlinear is not None:
-            everywhere = np.full(count, 1 / count)
+            everywhere = np.full(self._count, 1 / self._count)
             measure = self._choose_measure(current.features, everywhere, self._target.linear_part(current.features))
         path = TiltPath(self._target, measure)
         mover, calibration = self._mover(path, current, float(exponents.std()))
         # M₀ is a constant, of which the first reweighting does not know.
-        self._log_partitions += path.log_density(current.features[:1], 0.0)
+        self._resampling.scale(float(path.log_density(current.features[:1], 0.0)[0]))
         while self._share < 1.0:
             current = self._raise_share(path, mover, current)
         if not path.is_exact and not is_given:
@@ -272,12 +273,7 @@ class _Annealing:
     def _reweight(self, path: TiltPath, mover: _Mover, current: _Particles, increments: Floats) -> _Particles:
         """Resample every island by log-weights (N,), put their mean on its account, and sweep under β."""
         self._stage += 1
-        by_island = increments.reshape(_ISLANDS, -1)
-        self._log_partitions += np.logaddexp.reduce(by_island, axis=1) - math.log(by_island.shape[1])
-        self._smallest = min(self._smallest, effective_size(increments))
-        uniforms = uniform(fold_seed(self._seed, "resampling"), _ISLANDS, 1, stage=self._stage)
-        chosen = systematic_resampling(by_island, uniforms)
-        self._ancestors = self._ancestors[chosen]
+        chosen = self._resampling(increments, stage=self._stage)
         resampled = _Particles(self._session.take(current.x, chosen), current.features[chosen])
         with _naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
             return mover.move(path, resampled, self._share, stage=self._stage)
@@ -285,8 +281,7 @@ class _Annealing:
     def _tighten(self, path: TiltPath, mover: _Mover, current: _Particles) -> tuple[TiltPath, _Particles]:
         """Choose the bound anew, from draws of the region where it has to be tight, until that gains nothing more."""
         for _ in range(_CHOICES_MAX):
-            weights = np.repeat(Islands(self._log_partitions).weights, len(current.features) // _ISLANDS)
-            weights /= weights.sum()
+            weights = self._resampling.weights
             self._predicted = float(weights @ np.exp(path.log_acceptance(current.features)))
             if self._predicted >= _ACCEPTANCE_FINE:
                 break
@@ -305,50 +300,44 @@ class _Annealing:
         self, path: TiltPath, mover: _Mover, current: _Particles, before: Estimate, calibration: Calibration | None
     ) -> AnnealedTilt:
         """Measure draws such as `sample` proposes."""
-        count = len(current.features)
         returned = current
         if calibration is not None:
             # A learned denoiser may change them, and the certificate is about what `sample` returns.
             with _naming("in the last move of annealing, at all of r/λ"):
                 returned = mover.move(path, current, 1.0, stage=self._stage + 1)
-        log_kept = path.log_acceptance(returned.features).reshape(_ISLANDS, -1)
-        kept = np.exp(log_kept)
-        proposals = Islands(self._log_partitions)
-        islands = Islands(self._log_partitions + np.log(kept.mean(axis=1)))
+        kept = np.exp(by_island(path.log_acceptance(returned.features)))
+        proposals = self._resampling.islands
+        islands = proposals.times(np.log(kept.mean(axis=1)))
         acceptance = min(1.0, float(proposals.weights @ kept.mean(axis=1)))
         if acceptance < _ACCEPTANCE_MIN:
             raise ParameterError(
                 f"The bound on exp(r/λ) is too loose: {acceptance:.2g} of its draws would be kept.",
                 ways_out=["Raise the weight λ.", "Use a reward of lower rank or with fewer pieces."],
             )
-        exponents = self._target.exponent(returned.features).reshape(_ISLANDS, -1)
+        exponents = by_island(self._target.exponent(returned.features))
         means = (kept * exponents).sum(axis=1) / kept.sum(axis=1)
         after = islands.mean(means)
         spread = float((kept * (exponents - after.value) ** 2).sum() / kept.sum())
         ess = spread / after.standard_error**2 if after.standard_error > 0 else math.inf
-        details = {
-            "annealing": f"{self._stage} stages of {count} particles, smallest ESS {self._smallest:.0f}",
-            "ancestors": f"{np.unique(self._ancestors).size} base draws survive",
-        }
+        details = self._resampling.details(self._stage)
         if path.measure is not None:
             details["tilt measure"] = path.measure.description
         if not path.is_exact:
             observed = proposals.mean(kept.mean(axis=1))
             details["acceptance"] = f"{self._predicted:.3g} predicted, {observed} observed after a fresh move"
-            details["bound"] = f"violated by {path.violations(returned.features)} of {count} draws"
+            details["bound"] = f"violated by {path.violations(returned.features)} of {self._count} draws"
         moments = TiltMoments(
             before=before,
             after=after,
             log_partition=islands.log_partition,
-            ess=min(ess, float(count)),
+            ess=min(ess, float(self._count)),
             nfe_per_sample=mover.nfe / acceptance,
             calibration=calibration and replace(calibration, sigma=mover.sigma, drift=mover.drift),
             details=details,
             acceptance=acceptance,
             kl=islands.divergence(means),
         )
-        weights = np.repeat(proposals.weights / (count // _ISLANDS), count // _ISLANDS)
-        return AnnealedTilt(mover.sweep(path), current.x, current.features, weights, moments)
+        return AnnealedTilt(mover.sweep(path), current.x, current.features, self._resampling.weights, moments)
 
 
 class _Mover:
@@ -385,7 +374,7 @@ class _Mover:
             x = self.sweep(path)(start.x, start.features, share, seed=self.seed, stage=stage)
             moved = _Particles(x, self.session.features(x))
             changes = path.target.exponent(moved.features) - before
-            change = Estimate.of_mean(changes.reshape(_ISLANDS, -1).mean(axis=1))
+            change = Estimate.of_mean(by_island(changes).mean(axis=1))
             tolerated = DRIFT * self.unit + 2 * change.standard_error
             if not self.nfe or abs(change.value) <= tolerated or self.sigma <= self.gentlest:
                 unit = self.unit or 1.0

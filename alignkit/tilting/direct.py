@@ -82,7 +82,7 @@ class RejectionTilt:
         """Draw rows, (rows, *shape), as the session's own arrays: the first accepted proposals, in order."""
         return draw_accepted(
             self.mixture.session,
-            lambda first, batch: self.mixture.draw(batch, seed=seed, first_row=first),
+            lambda first, batch: self.mixture.propose(batch, seed=seed, first_row=first),
             self.mixture.log_acceptance,
             rows,
             acceptance=self.moments.acceptance,
@@ -184,7 +184,7 @@ def _fit_mixture(
     shares = np.exp(log_masses - log_total)
 
     mixture = TiltMixture(target, session, measure, shares)
-    proposals = session.features(mixture.draw(rows, seed=fold_seed(seed, "pilot of proposals"), progress=progress))
+    _, proposals = mixture.propose(rows, seed=fold_seed(seed, "pilot of proposals"), progress=progress)
     log_weights = mixture.log_acceptance(proposals)
     acceptance = Estimate.of_mean(np.exp(np.minimum(log_weights, 0.0)))
     if acceptance.value * _PROPOSALS_MAX < 1:

@@ -35,8 +35,10 @@ class TiltMixture:
     measure: FiniteMeasure
     shares: Floats
 
-    def draw(self, rows: int, *, seed: int, first_row: int = 0, progress: Progress = None) -> Any:
-        """Draw rows, (rows, *shape); row i is a function of the seed and of its number `first_row + i`.
+    def propose(self, rows: int, *, seed: int, first_row: int = 0, progress: Progress = None) -> tuple[Any, Floats]:
+        """Draw rows, (rows, *shape), with their features, (rows, k + l).
+
+        Row i is a function of the seed and of its number `first_row + i`.
 
         Raises:
             NonFiniteError: a draw has a NaN or an infinity where the reward looks at it.
@@ -44,7 +46,8 @@ class TiltMixture:
         chosen = uniform(fold_seed(seed, "labels of tilts"), rows, 1, first_row=first_row)[:, 0]
         theta = self.measure.nodes[categorical(self.shares[None], chosen)]
         x = self.session.draw(self.target.tilts(theta), rows, seed=seed, first_row=first_row, progress=progress)
-        finite = np.isfinite(self.session.features(x)).all(axis=1)
+        features = self.session.features(x)
+        finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             row = int(np.argmin(finite))
             raise NonFiniteError(
@@ -52,7 +55,7 @@ class TiltMixture:
                 f"{np.linalg.norm(theta[row]):.3g}, has a NaN or an infinity.",
                 ways_out=["Check its denoiser on inputs moved by σ²θ, up to σ = σ_max.", "Use dtype='float64'."],
             )
-        return x
+        return x, features
 
     def log_acceptance(self, features: Floats) -> Floats:
         """F(w) − log M(w), (n,), from features (n, k + l); at most 0 where M bounds exp F."""

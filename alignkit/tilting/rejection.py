@@ -25,7 +25,7 @@ _SPARE = 16
 
 def draw_accepted(
     session: TiltSession,
-    propose: Callable[[int, int], Any],
+    propose: Callable[[int, int], tuple[Any, Floats]],
     log_acceptance: Callable[[Floats], Floats],
     rows: int,
     *,
@@ -38,9 +38,9 @@ def draw_accepted(
     """The first accepted rows of an endless numbered sequence of proposals.
 
     Arguments:
-        session: knows the features of proposals.
-        propose: the number of a first proposal and how many to x, (n, *shape), in the session's own arrays; proposal i
-            must not depend on the batch it is made in.
+        session: takes rows of proposals.
+        propose: the number of a first proposal and how many to x, (n, *shape), in the session's own arrays, and its
+            features, (n, m); proposal i must not depend on the batch it is made in.
         log_acceptance: features (n, m) to log-probabilities of acceptance, (n,).
         rows: how many are wanted.
         acceptance: the share expected, for the size of batches alone.
@@ -66,12 +66,12 @@ def draw_accepted(
             wanted = math.ceil(_MARGIN * wanted) + _SPARE
         block = min(wanted, block_max)
         try:
-            x = propose(proposed, block)
+            x, features = propose(proposed, block)
         except NonFiniteError as error:
             error.draws = _joined(kept) if kept else None
             raise
         uniforms = uniform(seed, block, 1, first_row=proposed)[:, 0]
-        accepted = np.flatnonzero(np.log(uniforms) < log_acceptance(session.features(x)))[: rows - found]
+        accepted = np.flatnonzero(np.log(uniforms) < log_acceptance(features))[: rows - found]
         kept.append(session.take(x, accepted))
         found, proposed = found + accepted.size, proposed + block
         if progress is not None:

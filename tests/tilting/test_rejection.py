@@ -18,8 +18,9 @@ RATE = 0.3
 
 
 def propose(first, count):
-    """Row i is i itself."""
-    return np.arange(first, first + count, dtype=np.float64)[:, None]
+    """Row i is i itself, and so is its feature."""
+    rows = np.arange(first, first + count, dtype=np.float64)[:, None]
+    return rows, rows
 
 
 def drawn(rows, *, seed=0, acceptance=RATE, propose=propose, ambient=1, **options):
