@@ -33,8 +33,8 @@ from alignkit.expressions import (
 )
 from alignkit.expressions.atom import substitute
 from alignkit.expressions.expression import united
-from alignkit.tilting.law_fit import LawFit, LawRequest
 from alignkit.tilting.law_program import LawProgram
+from alignkit.tilting.law_request import LawFit, LawRequest
 from alignkit.tilting.properness import check_proper
 from alignkit.tilting.target import TiltTarget
 

@@ -1,0 +1,303 @@
+"""Programs over the law where draws stand for p, by rounds of them.
+
+Draws of p come first, then those of the law at the present slopes, pooled by MBAR with all before. The dual over the
+pool says where to go next, and the next law is one that the pool still speaks for, so that neighbours overlap; in the
+end draws of the law at the solution are too few to tell it from the law that they were meant to be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from alignkit.contracts import Floats, Progress, TiltSampler, TiltSession
+from alignkit.errors import ImproperTargetError, InfeasibleError, Status
+from alignkit.estimates import Estimate
+from alignkit.noise import fold_seed
+from alignkit.tilting.engines import fit_tilt
+from alignkit.tilting.exponential_family import WeightedDraws
+from alignkit.tilting.fitted import FittedTilt
+from alignkit.tilting.law_infeasible import infeasible, out_of_reach, radius_too_small
+from alignkit.tilting.law_program import LawSolution
+from alignkit.tilting.law_request import STATUSES, LawFit, LawRequest, Measured
+from alignkit.tilting.mbar import Pool
+from alignkit.tilting.radius import RadiusOutcome
+from alignkit.tilting.separation import Separation, separate_points
+from alignkit.tilting.weighting import largest_share
+
+__all__ = ["ROWS", "Node", "Rounds"]
+
+#: Draws of a round where they cost evaluations.
+ROWS = 4096
+# Where they cost nothing, and where they need annealing.
+_ROWS_FREE, _ROWS_LEARNED = 16384, 2048
+_ROUNDS = 16
+# The next law is one that the pool is still worth this share of a round's draws of.
+_ESS_SHARE = 0.1
+# In nats per moment: laws closer than this over the number of draws are one law as far as these can tell.
+_INDISTINGUISHABLE = 0.125
+# A radius is reached within this, relative; where draws are exact, the standard error of KL is to be this.
+_RADIUS_TOLERANCE, _RADIUS_ERROR = 0.01, 0.0075
+# Rounds without progress after which draws speak against moments.
+_STUCK = 3
+# In standard deviations under p: what the outermost draws have to gain in a round towards moments out of their reach.
+_PROGRESS = 0.1
+_CRITICAL = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Draws of the law of some slopes.
+
+    Arguments:
+        slopes: (m,).
+        fitted: the sampler.
+        statistics: of its draws, (n, m).
+        worth: how many independent draws they are.
+    """
+
+    slopes: Floats
+    fitted: FittedTilt
+    statistics: Floats
+    worth: float
+
+    def means(self) -> tuple[Estimate, ...]:
+        """Means of the statistics, with standard errors."""
+        rows = len(self.statistics)
+        inflation = math.sqrt(max(1.0, rows / self.worth))
+        errors = self.statistics.std(axis=0, ddof=1) / math.sqrt(rows) * inflation
+        values = self.statistics.mean(axis=0)
+        return tuple(Estimate(float(value), float(error)) for value, error in zip(values, errors, strict=True))
+
+
+class Rounds:
+    """One fit by rounds of draws.
+
+    Arguments:
+        request: the program.
+        sampler: the backend's.
+        session: of it, opened on the request's extended tilts.
+        engine: as for `fit_tilt`.
+        seed: fixes every draw.
+        progress: told how far it is.
+    """
+
+    def __init__(
+        self,
+        request: LawRequest,
+        sampler: TiltSampler,
+        session: TiltSession,
+        *,
+        engine: str,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self._request, self._sampler, self._session = request, sampler, session
+        self._engine, self._seed, self._progress = engine, seed, progress
+        self._is_exact = request.target.program.base.exact
+        exact_rows = ROWS if session.nfe_per_draw else _ROWS_FREE
+        self._rows = exact_rows if self._is_exact else _ROWS_LEARNED
+        self._nodes: list[Node] = []
+        self._size = 1 + request.program.size
+        nothing = np.zeros((1, request.extended.directions.shape[0]))
+        base_draws = session.draw(nothing, self._rows, seed=fold_seed(seed, "draws of the base"), progress=progress)
+        self._base = request.statistics(session.features(base_draws))
+        self._pool = Pool(np.zeros((1, self._rows)), np.zeros(self._rows, dtype=np.int64))
+        self._statistics = self._base
+        self._critical = self._critical_weight()
+        self._wall = math.inf
+        self._unreached = 0
+
+    def run(self) -> LawFit:
+        """Draw, pool and solve until draws cannot tell the law from the solution."""
+        at = np.zeros(self._size)
+        outcome = RadiusOutcome.REACHED
+        solution: LawSolution | None = None
+        stuck = 0
+        for _ in range(_ROUNDS):
+            family = self._family(at)
+            solution, outcome = self._request.solve(family, solution)
+            if not solution.is_solved and self._nodes:
+                self._refuse_unreached(solution)
+            wanted = solution.member.slopes
+            after, is_whole = self._next(family, at, wanted)
+            if is_whole and self._nodes and solution.is_solved and self._is_settled(family, wanted):
+                break
+            moved = float(np.abs((after - at) * self._scale).max())
+            stuck = stuck + 1 if not is_whole and moved < 1e-3 * float(np.abs(after * self._scale).max()) else 0
+            if stuck >= _STUCK:
+                break
+            try:
+                self._add(after)
+            except ImproperTargetError:
+                self._wall = min(self._wall, 0.5)
+                if not self._nodes and self._request.radius is None:
+                    raise
+                stuck += 1
+                if stuck >= _STUCK:
+                    break
+                continue
+            at = after
+        assert solution is not None
+        return self._finish(solution, outcome)
+
+    def _refuse_unreached(self, solution: LawSolution) -> None:
+        """Raise where laws further and further out reach no further towards the moments that are demanded."""
+        program = self._request.program
+        if not program.demanded.size:
+            return
+        found = self._separation()
+        if found is None:
+            return
+        reached = -self._statistics[:, 1 + program.valued :] @ found.direction
+        spread = float((self._base[:, 1 + program.valued :] @ found.direction).std())
+        latest = len(self._nodes[-1].statistics)
+        gained = float(reached[-latest:].max() - reached[:-latest].max())
+        self._unreached = self._unreached + 1 if gained <= _PROGRESS * spread else 0
+        if self._unreached >= _STUCK:
+            raise self._beyond(found)
+
+    def _separation(self) -> Separation | None:
+        program = self._request.program
+        points = self._statistics[:, 1 + program.valued :]
+        return separate_points(points, program.demanded, program.is_bound)
+
+    def _beyond(self, found: Separation) -> InfeasibleError:
+        where = f"at all of {len(self._statistics):,} draws of laws that lead there"
+        return infeasible(self._request, found.direction, found.wanted - found.least, where, is_proof=False)
+
+    @property
+    def _scale(self) -> Floats:
+        spread = self._base.std(axis=0)
+        return np.where(spread > 0, spread, 1.0)
+
+    def _family(self, at: Floats) -> WeightedDraws:
+        """What is known of the family: the whole pool; for a learned denoiser the latest draws, where there are some.
+
+        Draws of a learned denoiser follow its own laws, a little off those that weights would make of other draws; the
+        moments of q are those of what it draws.
+        """
+        nothing = np.zeros(len(self._statistics))
+        if self._is_exact or not self._nodes:
+            return WeightedDraws(self._statistics, self._pool.log_weights(nothing), self._scale)
+        latest = self._nodes[-1].statistics
+        exponents = latest @ at
+        level = self._pool.log_partition(self._statistics @ at).value
+        return WeightedDraws(latest, level - exponents - math.log(len(latest)), self._scale)
+
+    def _next(self, family: WeightedDraws, at: Floats, wanted: Floats) -> tuple[Floats, bool]:
+        """The furthest law on the way to the one wanted that the pool speaks for, and whether it is that one."""
+        if not np.isfinite(wanted).all():
+            wanted = np.where(np.isfinite(wanted), wanted, 0.0)
+        step = wanted - at
+        largest = self._wall
+        if step[0] > 0 and self._critical > 0:
+            largest = min(largest, ((1 - _CRITICAL) / self._critical - at[0]) / step[0])
+        largest = min(1.0, max(largest, 0.0))
+        size = len(family.log_weights)
+        share = largest_share(
+            lambda share: family.log_weights + family.statistics @ (at + share * step),
+            _ESS_SHARE * self._rows / size,
+            at_most=largest,
+        )
+        return (wanted, True) if share == 1.0 else (at + share * step, False)
+
+    def _is_settled(self, family: WeightedDraws, wanted: Floats) -> bool:
+        """Whether the latest draws cannot be told from draws of the law wanted."""
+        node = self._nodes[-1]
+        change = wanted - node.slopes
+        nats = float(change @ family.at(wanted).covariance @ change) / 2
+        radius = self._request.radius
+        if radius is not None and self._is_exact:
+            found = self._pool.divergence(self._statistics @ wanted)
+            if found.standard_error > _RADIUS_ERROR * radius:
+                return False
+        return nats <= _INDISTINGUISHABLE * self._size / min(node.worth, len(node.statistics))
+
+    def _add(self, slopes: Floats) -> None:
+        """Draw the law of some slopes, and pool its draws with all before."""
+        request, number = self._request, len(self._nodes) + 1
+        seed = fold_seed(self._seed, f"round {number}")
+        fitted = fit_tilt(request.at(slopes), self._sampler, engine=self._engine, seed=seed, progress=self._progress)
+        draws = fitted.sample(self._rows, seed=fold_seed(seed, "draws"), progress=self._progress)
+        statistics = request.statistics(self._session.features(draws))
+        worth = min(float(self._rows), fitted.moments.ess)
+        node = Node(slopes, fitted, statistics, worth)
+        self._nodes.append(node)
+        everyone = np.vstack([np.zeros(self._size), *(one.slopes for one in self._nodes)])
+        self._pool = self._pool.with_law(self._statistics @ slopes, everyone @ statistics.T)
+        self._statistics = np.vstack([self._statistics, statistics])
+
+    def _critical_weight(self) -> float:
+        """A λ below which E_p exp(r/λ) is proved infinite, 0 where none is found; only a radius may lead there."""
+        if self._request.radius is None:
+            assert self._request.weight is not None
+            self._request.check_proper(self._request.weight)
+            return 0.0
+        scale = float(self._scale[0])
+        low, high = 1e-9 * scale, 1e9 * scale
+        if not self._is_improper(low):
+            return 0.0
+        if self._is_improper(high):
+            self._request.check_proper(high)
+        while high > low * (1 + 1e-9):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if self._is_improper(middle) else (low, middle)
+        return high
+
+    def _is_improper(self, weight: float) -> bool:
+        try:
+            self._request.check_proper(weight)
+        except ImproperTargetError:
+            return True
+        return False
+
+    def _finish(self, solution: LawSolution, outcome: RadiusOutcome) -> LawFit:
+        request = self._request
+        if not solution.is_solved or not self._nodes:
+            pool = WeightedDraws(self._statistics, self._pool.log_weights(np.zeros(len(self._statistics))))
+            raise out_of_reach(request, pool, solution)
+        node = self._nodes[-1]
+        weight = 1 / node.slopes[0] if node.slopes[0] > 0 else math.inf
+        pooled = self._pool.log_partition(self._statistics @ node.slopes)
+        means = node.means()
+        kl = self._pool.divergence(self._statistics @ node.slopes)
+        status = self._judge(node, solution, outcome, kl)
+        held = replace(
+            solution,
+            weight=weight,
+            multipliers=node.slopes[1:] * weight,
+            member=self._family(node.slopes).at(node.slopes),
+        )
+        moments = replace(node.fitted.moments, log_partition=pooled, kl=kl)
+        fitted = Measured(node.fitted, moments)
+        drawn = f"{len(self._nodes)} rounds of {self._rows:,} draws, pooled"
+        return LawFit(
+            fitted=fitted,
+            solution=held,
+            status=status,
+            reward_before=Estimate.of_mean(self._base[:, 0]),
+            reward_after=means[0],
+            moments=means[1:],
+            kl=kl,
+            details=node.fitted.moments.details | {"program over the law": request.described(held, drawn)},
+        )
+
+    def _judge(self, node: Node, solution: LawSolution, outcome: RadiusOutcome, kl: Estimate) -> Status:
+        request = self._request
+        if outcome is RadiusOutcome.TOO_SMALL:
+            raise radius_too_small(request, solution)
+        excess = np.array([one.value for one in node.means()[1:]])[request.program.valued :] - request.program.demanded
+        errors = np.array([one.standard_error for one in node.means()[1:]])[request.program.valued :]
+        multipliers = node.slopes[1 + request.program.valued :]
+        excess = np.where(request.program.is_bound & (multipliers == 0), np.maximum(excess, 0.0), excess)
+        met = request.program.ridge > 0 or bool((np.abs(excess) <= 4 * errors).all())
+        radius = request.radius
+        if radius is not None and abs(kl.value - radius) > max(_RADIUS_TOLERANCE * radius, 3 * kl.standard_error):
+            is_walled = self._critical > 0 or math.isfinite(self._wall)
+            if is_walled and kl.value < radius:
+                return Status.RADIUS_NOT_ATTAINED
+            met = met and outcome is RadiusOutcome.INACTIVE
+        return STATUSES[outcome] if met else Status.INACCURATE
