@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from alignkit import registry
 from alignkit.aligned import Aligned
 from alignkit.base.law import BaseLaw
+from alignkit.certificates import KLCertificate, TransportCertificate
 from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import Recipe
@@ -24,7 +25,7 @@ from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_a
 from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.routes import ALLOWING_HEURISTICS, ROUTES, class_of
 from alignkit.compiler.verdicts import Verdict, judge
-from alignkit.contracts import ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
+from alignkit.contracts import Progress, ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError, Status
 from alignkit.expressions import (
     Constraint,
@@ -42,6 +43,7 @@ from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
 from alignkit.tilting.fitted import FittedTilt
+from alignkit.tilting.heuristic import fit_heuristic
 from alignkit.tilting.law_fit import fit_law
 from alignkit.transport.fitted import FittedTransport
 from alignkit.transport.reduction import TransportMap
@@ -311,10 +313,26 @@ class Problem:
         plan = self._planned_again(options) or self.compile(
             backend=backend, device=device, tolerance=tolerance, heuristic=heuristic
         )
-        target = plan.target
+        self._check_choices(plan, engine, tolerance)
+        if verbose:
+            print(plan)
+        versions = tuple((parameter, parameter.version) for parameter in self.parameters)
+        with progress_lines(progress) as report:
+            if isinstance(plan.request, TiltProgram):
+                sampler = registry.require(plan.backend, "tilt_sampler")()
+                fit = self._fit_law if self._asks_of_law else self._fit_tilt
+                found = fit(plan, plan.request, sampler, engine=engine, ridge=kappa, seed=seed, progress=report)
+                self._last = _Solved(options, plan, sampler)
+                return Aligned(plan, *found, versions)
+            solver, session = self._opened(plan)
+            self._last = _Solved(options, plan, solver, session)
+            return Aligned(plan, *self._fit_transport(plan, session, seed=seed, progress=report), versions)
+
+    def _check_choices(self, plan: Plan, engine: str, tolerance: float | None) -> None:
+        """Raise where the user's choices do not fit the plan."""
         if isinstance(plan.request, TiltProgram):
-            if target is not None:
-                choose_engine(target, engine)
+            if plan.target is not None:
+                choose_engine(plan.target, engine)
             if tolerance is not None:
                 raise ParameterError(
                     "tolerance= is a relative gap, which only Wasserstein closeness has.", ways_out=["Leave it out."]
@@ -327,41 +345,57 @@ class Problem:
                 ways_out=["ak.KL(weight=λ) without constraints.", "A convex reward, which needs no heuristic."],
                 expression=str(self.reward),
             )
-        if verbose:
-            print(plan)
-        versions = tuple((parameter, parameter.version) for parameter in self.parameters)
-        weight = self.closeness.present_weight
-        with progress_lines(progress) as report:
-            if isinstance(plan.request, TiltProgram):
-                sampler = registry.require(plan.backend, "tilt_sampler")()
-                if self._asks_of_law:
-                    rows = self._terms.rows()
-                    request = law_request(self._terms, rows, plan, plan.request, ridge=kappa)
-                    fit = fit_law(request, sampler, engine=engine, seed=seed, progress=report)
-                    self._last = _Solved(options, plan, sampler)
-                    return Aligned(plan, certify_law(fit, rows, plan), fit.status, fit.fitted, versions)
-                fitted: FittedTilt
-                if target is None:
-                    from alignkit.tilting.heuristic import fit_heuristic
 
-                    fitted = fit_heuristic(
-                        plan.request, sampler.open(plan.request), self._reward_of, weight, seed=seed, progress=report
-                    )
-                else:
-                    fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=report)
-                constant = 0.0 if target is None else plan.composition.constant
-                certificate = fitted.moments.certify(weight, constant, plan.guarantee)
-                fine = certificate.calibration is None or certificate.calibration.holds
-                status = Status.SOLVED if fine else Status.INACCURATE
-                self._last = _Solved(options, plan, sampler)
-                return Aligned(plan, certificate, status, fitted, versions)
-            solver, session = self._opened(plan)
-            self._last = _Solved(options, plan, solver, session)
-            transport = FittedTransport(self.base, TransportMap(plan.composition, weight, session, plan.tolerance))
-            achieved = transport.certify(self.reward, plan.guarantee, seed=seed, progress=report)
-            finished = achieved.rows_unfinished == 0 and achieved.gap_max <= plan.tolerance
-            status = Status.SOLVED if finished else Status.INACCURATE
-            return Aligned(plan, achieved, status, transport, versions)
+    def _fit_law(
+        self,
+        plan: Plan,
+        asked: TiltProgram,
+        sampler: TiltSampler,
+        *,
+        engine: str,
+        ridge: float,
+        seed: int,
+        progress: Progress,
+    ) -> tuple[KLCertificate, Status, FittedTilt]:
+        """Under KL, where multipliers have to be found."""
+        rows = self._terms.rows()
+        request = law_request(self._terms, rows, plan, asked, ridge=ridge)
+        fit = fit_law(request, sampler, engine=engine, seed=seed, progress=progress)
+        return certify_law(fit, rows, plan), fit.status, fit.fitted
+
+    def _fit_tilt(
+        self,
+        plan: Plan,
+        asked: TiltProgram,
+        sampler: TiltSampler,
+        *,
+        engine: str,
+        ridge: float,
+        seed: int,
+        progress: Progress,
+    ) -> tuple[KLCertificate, Status, FittedTilt]:
+        """Under KL, at a given weight and for a reward of draws; without constraints there is nothing to relax."""
+        weight, target = self.closeness.present_weight, plan.target
+        fitted: FittedTilt
+        if target is None:
+            constant = 0.0
+            fitted = fit_heuristic(asked, sampler.open(asked), self._reward_of, weight, seed=seed, progress=progress)
+        else:
+            constant = plan.composition.constant
+            fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=progress)
+        certificate = fitted.moments.certify(weight, constant, plan.guarantee)
+        fine = certificate.calibration is None or certificate.calibration.holds
+        return certificate, Status.SOLVED if fine else Status.INACCURATE, fitted
+
+    def _fit_transport(
+        self, plan: Plan, session: ProxSession | None, *, seed: int, progress: Progress
+    ) -> tuple[TransportCertificate, Status, FittedTransport]:
+        """Under Wasserstein closeness."""
+        transport = TransportMap(plan.composition, self.closeness.present_weight, session, plan.tolerance)
+        fitted = FittedTransport(self.base, transport)
+        certificate = fitted.certify(self.reward, plan.guarantee, seed=seed, progress=progress)
+        finished = certificate.rows_unfinished == 0 and certificate.gap_max <= plan.tolerance
+        return certificate, Status.SOLVED if finished else Status.INACCURATE, fitted
 
     @property
     def _asks_of_law(self) -> bool:
