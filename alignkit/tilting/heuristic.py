@@ -28,15 +28,14 @@ from alignkit.estimates import Estimate
 from alignkit.noise import categorical, fold_seed, uniform
 from alignkit.tilting.annealed import particle_count
 from alignkit.tilting.fitted import TiltMoments
-from alignkit.tilting.islands import Islands
-from alignkit.tilting.weighting import effective_size, largest_step, systematic_resampling
+from alignkit.tilting.islands import IslandResampling, by_island
+from alignkit.tilting.weighting import largest_step
 
 __all__ = ["HeuristicTilt", "fit_heuristic"]
 
 #: r(x) of draws in the session's own arrays, (n, *shape) to (n,), float64 on the host, in units of reward.
 Reward = Callable[[Any], Floats]
 
-_ISLANDS = 16
 _ESS_SHARE = 0.5
 # Random walks do best about .234 in many dimensions and .44 in one (Roberts and Rosenthal, 2001).
 _ACCEPTANCE = 0.3
@@ -193,9 +192,8 @@ def fit_heuristic(
         )
     pushforward: PushforwardSession = session  # type: ignore[assignment]  # it has the methods
     count = particle_count(program.base.ambient) if particles is None else particles
-    return _Annealing(_NoiseWalk(pushforward, reward, weight), fold_seed(seed, "heuristic"), progress).run(
-        pushforward, count
-    )
+    walk = _NoiseWalk(pushforward, reward, weight)
+    return _Annealing(walk, count, fold_seed(seed, "heuristic"), progress).run(pushforward)
 
 
 class _Annealing:
@@ -203,25 +201,21 @@ class _Annealing:
 
     Arguments:
         walk: the Metropolis steps.
+        count: how many particles.
         seed: fixes everything.
         progress: told β in percent.
     """
 
-    def __init__(self, walk: _NoiseWalk, seed: int, progress: Progress) -> None:
-        self._walk, self._seed, self._progress = walk, seed, progress
+    def __init__(self, walk: _NoiseWalk, count: int, seed: int, progress: Progress) -> None:
+        self._walk, self._count, self._seed, self._progress = walk, count, seed, progress
+        self._resampling = IslandResampling(count, seed)
         self._share, self._size, self._stage, self._number = 0.0, 1.0, 0, 0
         self._accepted: list[float] = []
-        self._smallest = math.inf
-        self._log_partitions = np.zeros(_ISLANDS)
-        self._ancestors = np.arange(0)
 
-    def run(self, session: PushforwardSession, count: int) -> HeuristicTilt:
+    def run(self, session: PushforwardSession) -> HeuristicTilt:
         """Carry particles from p to q."""
-        if count % _ISLANDS or count < 2 * _ISLANDS:
-            raise ParameterError(f"particles must be a multiple of {_ISLANDS}, two or more of it, not {count}.")
-        noise = session.noise(count, seed=fold_seed(self._seed, "base"))
+        noise = session.noise(self._count, seed=fold_seed(self._seed, "base"))
         current = self._walk.at(noise, "among draws of the base", self._progress)
-        self._ancestors = np.arange(count)
         before = _mean_of_base(current.exponents)
         forbidden = np.isneginf(current.exponents)
         if forbidden.any():
@@ -232,17 +226,11 @@ class _Annealing:
 
     def _reweight(self, current: _Particles, increments: Floats) -> _Particles:
         """Resample every island by log-weights (N,), and put their mean on its account."""
-        by_island = increments.reshape(_ISLANDS, -1)
-        self._log_partitions += np.logaddexp.reduce(by_island, axis=1) - math.log(by_island.shape[1])
-        self._smallest = min(self._smallest, effective_size(increments))
-        uniforms = uniform(fold_seed(self._seed, "resampling"), _ISLANDS, 1, stage=self._stage)
-        chosen = systematic_resampling(by_island, uniforms)
-        self._ancestors = self._ancestors[chosen]
-        return self._walk.take(current, chosen)
+        return self._walk.take(current, self._resampling(increments, stage=self._stage))
 
     def _without_forbidden(self, current: _Particles, forbidden: NDArray[np.bool_]) -> _Particles:
         """The law of allowed draws, where β·e tends to as β falls to 0."""
-        if forbidden.reshape(_ISLANDS, -1).all(axis=1).any():
+        if by_island(forbidden).all(axis=1).any():
             raise ParameterError(
                 f"The reward is −∞ at {forbidden.sum()} of {forbidden.size} draws of the base, too many to anneal from "
                 "those that are left.",
@@ -288,21 +276,20 @@ class _Annealing:
         self, session: PushforwardSession, current: _Particles, before: Estimate, forbidden: float
     ) -> HeuristicTilt:
         """Take the steps that a returned draw takes, at the size they keep from here on, and measure."""
-        count, resting = current.exponents.size, current.exponents
-        moved = np.zeros(count, dtype=bool)
+        resting = current.exponents
+        moved = np.zeros(self._count, dtype=bool)
         for _ in range(_SETTLING):
             start = current.exponents
             current, _ = self._step(current)
             moved |= current.exponents != start
-        islands = Islands(self._log_partitions)
-        means = current.exponents.reshape(_ISLANDS, -1).mean(axis=1)
+        islands = self._resampling.islands
+        means = by_island(current.exponents).mean(axis=1)
         after = islands.mean(means)
-        change = islands.mean(means - resting.reshape(_ISLANDS, -1).mean(axis=1))
+        change = islands.mean(means - by_island(resting).mean(axis=1))
         spread = float(np.var(current.exponents))
         ess = spread / after.standard_error**2 if after.standard_error > 0 else math.inf
         details = {
-            "annealing": f"{self._stage} stages of {count} particles, smallest ESS {self._smallest:.0f}",
-            "ancestors": f"{np.unique(self._ancestors).size} base draws survive",
+            **self._resampling.details(self._stage),
             "Metropolis": (
                 f"{len(self._accepted)} steps, acceptance {np.mean(self._accepted):.0%} on average, "
                 f"{self._accepted[-1]:.0%} at the end with step size {self._size:.3g}; {moved.mean():.0%} of draws "
@@ -316,14 +303,13 @@ class _Annealing:
             before=before,
             after=after,
             log_partition=islands.log_partition,
-            ess=min(ess, float(count)),
+            ess=min(ess, float(self._count)),
             nfe_per_sample=_SETTLING * session.nfe_per_draw,
             calibration=None,
             details=details,
             kl=islands.divergence(means),
         )
-        weights = np.repeat(islands.weights / (count // _ISLANDS), count // _ISLANDS)
-        return HeuristicTilt(self._walk, current, weights, self._size, moments)
+        return HeuristicTilt(self._walk, current, self._resampling.weights, self._size, moments)
 
 
 def _mean_of_base(exponents: Floats) -> Estimate:
