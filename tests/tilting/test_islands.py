@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from alignkit.tilting.islands import Islands
+from alignkit.errors import ParameterError
+from alignkit.tilting.islands import ISLANDS, IslandResampling, Islands, by_island
 
 
 def test_equal_islands_have_no_error():
@@ -42,3 +43,30 @@ def test_standard_errors_are_those_of_replicates():
         # Student's t with 15 degrees of freedom has standard deviation 1.07.
         assert 0.93 < np.std(values) < 1.21, name
         assert abs(np.mean(values)) < 0.25, name
+
+
+class TestResampling:
+    def test_one_stage_is_plain_importance_sampling_on_every_island(self):
+        logs = np.random.default_rng(1).normal(size=ISLANDS * 40)
+        resampling = IslandResampling(logs.size, seed=0)
+        chosen = resampling(logs, stage=1)
+        np.testing.assert_allclose(np.exp(resampling.islands.log_partitions), by_island(np.exp(logs)).mean(axis=1))
+        np.testing.assert_array_equal(by_island(chosen) // 40, np.arange(ISLANDS)[:, None] * np.ones(40))
+        assert resampling.survivors == np.unique(chosen).size
+        assert resampling.weights.sum() == pytest.approx(1)
+        np.testing.assert_allclose(by_island(resampling.weights).sum(axis=1), resampling.islands.weights)
+
+    def test_stages_add_up_and_ancestors_are_those_of_the_first_stage(self):
+        count = ISLANDS * 8
+        only = np.where(np.arange(count) % 8 == 3, 0.0, -np.inf)
+        resampling = IslandResampling(count, seed=0)
+        resampling(only, stage=1)
+        resampling(np.full(count, 2.0), stage=2)
+        resampling.scale(5.0)
+        np.testing.assert_allclose(resampling.islands.log_partitions, 7.0 - np.log(8))
+        assert resampling.survivors == ISLANDS and resampling.smallest == pytest.approx(ISLANDS)
+
+    @pytest.mark.parametrize("count", [0, 16, 100])
+    def test_particles_fill_the_islands(self, count):
+        with pytest.raises(ParameterError, match="multiple of 16"):
+            IslandResampling(count, seed=0)
