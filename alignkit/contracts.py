@@ -22,6 +22,8 @@ __all__ = [
     "Bid",
     "Composition",
     "DenoisingTiltSession",
+    "Displacement",
+    "DisplacementCost",
     "Guarantee",
     "Progress",
     "ProxProblem",
@@ -30,6 +32,7 @@ __all__ = [
     "ProxSolver",
     "PushforwardSession",
     "Refusal",
+    "SparseRows",
     "TiltProgram",
     "TiltSampler",
     "TiltSession",
@@ -263,9 +266,67 @@ class TiltSampler(Protocol):
         ...
 
 
+class DisplacementCost(Protocol):
+    """h, convex and even with h(0) = 0, with its conjugate: what `alignkit.transport.costs` has."""
+
+    def of_displacement(self, displacement: Any) -> Any:
+        """h at rows δ, (n, m) to (n,)."""
+        ...
+
+    def conjugate(self, dual: Floats) -> Floats:
+        """h*(w) = sup_δ ⟨w, δ⟩ − h(δ) at rows w, (n, m) to (n,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """What takes the place of (λ/2)‖z − v‖² for other costs: λ·h(δ) − ⟨g, δ⟩ on displacements δ ∈ R^m with z = v + Rδ.
+
+    Arguments:
+        cost: h.
+        rows: R, (k, m); None for the identity.
+        linear: g, (m,), in units of reward per x.
+    """
+
+    cost: DisplacementCost
+    rows: Floats | None
+    linear: Floats
+
+    @property
+    def size(self) -> int:
+        """m."""
+        return self.linear.size
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """Rows of R^m with few entries that are not zero.
+
+    Arguments:
+        coordinates: (n, s), int64; the same entry may come twice, and the amounts add up.
+        amounts: (n, s), 0 where a row has fewer.
+    """
+
+    coordinates: NDArray[np.int64]
+    amounts: Floats
+
+    def rows(self, chosen: slice) -> SparseRows:
+        """Some of the rows."""
+        return SparseRows(self.coordinates[chosen], self.amounts[chosen])
+
+    def dense(self, size: int) -> Floats:
+        """As an array (n, size)."""
+        found = np.zeros((len(self.amounts), size))
+        for place, amount in zip(self.coordinates.T, self.amounts.T, strict=True):
+            found[np.arange(len(found)), place] += amount
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class ProxProblem:
     """The reduced, batched proximal problem: for each row v maximise f(z) − (λ/2)‖z − v‖² over z ∈ R^k.
+
+    With a `displacement` the penalty is another one: maximise f(v + Rδ) + ⟨g, δ⟩ − λ·h(δ) over δ ∈ R^m.
 
     Arguments:
         nonlinear: f, concave after subtracting the penalty, an expression of one variable of shape (k,).
@@ -274,6 +335,7 @@ class ProxProblem:
         rows: how many rows are expected, for the bid's prediction.
         tolerance: the largest relative gap wanted, gap / max(1, |objective|).
         device: "auto", "cpu", "cuda", … as the engine names it.
+        displacement: the penalty where the cost is not quadratic; None for half the squared distance.
     """
 
     nonlinear: Expression
@@ -282,6 +344,7 @@ class ProxProblem:
     rows: int
     tolerance: float = 1e-6
     device: str = "auto"
+    displacement: Displacement | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,12 +357,14 @@ class ProxSolution:
             where the backend has no bound.
         unfinished: (n,), rows whose solver stopped early; their best iterate is in `maximiser`.
         value: f(z), (n,), −inf outside its domain; None where the backend does not know it, and f is evaluated.
+        displacement: δ, (n, m), with z = v + Rδ, for a problem that has such a penalty.
     """
 
     maximiser: Floats
     gap: Floats
     unfinished: NDArray[np.bool_]
     value: Floats | None = None
+    displacement: Floats | SparseRows | None = None
 
 
 class ProxSession(Protocol):

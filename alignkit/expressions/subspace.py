@@ -85,6 +85,11 @@ class Subspace:
         return self._ambient
 
     @property
+    def basis(self) -> Floats | None:
+        """Q as a matrix (k, d) where it is kept as one; None where it is the identity, empty or implicit."""
+        return np.asarray(self._maps[0]) if len(self._maps) == 1 else None
+
+    @property
     def is_identity(self) -> bool:
         """True when Q is the identity as built."""
         return not self._maps and self._dimension > 0

@@ -5,50 +5,66 @@ With c = ½‖x − y‖² and r(y) = f(Qy) + ⟨g, y⟩ + c₀, QQᵀ = I, Qg =
     T(x) = argmax_y r(y) − λ c(x, y) = x + g/λ + Qᵀ(z − v),   v = Qx,   z = argmax_z f(z) − (λ/2)‖z − v‖²,
 
 k dimensions however large d is ("The tractability landscape of diffusion alignment", arXiv 2605.11361). Backends see
-only the problem in z.
+only the problem in z. `alignkit.transport.costs` has the reductions under other costs.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import array_namespace, is_jax_array, is_torch_array, to_device
+from array_api_compat import array_namespace, device, is_jax_array, is_torch_array, to_device
 from numpy.typing import NDArray
 
-from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession
+from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession, ProxSolution, SparseRows
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit.transport.boundedness import check_bounded
+from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Quadratic
+from alignkit.transport.lifting import Lift, lift
 
 __all__ = ["TransportMap", "Transported", "reduce_transport"]
 
-#: Entries of x converted to float64 at a time (4 MB): small enough for a cache, large enough to amortise a call.
-_BLOCK_ENTRIES = 2**19
-#: Entries of v handed to a session at a time (32 MB).
+#: Entries of x converted to float64 at a time (2 MB): small enough for a cache, large enough to amortise a call.
+_BLOCK_ENTRIES = 2**18
+#: Entries of v handed to a session at a time (32 MB), and of x (16 MB of float32, so that they are still cached on the
+#: way back).
 _SOLVE_ENTRIES = 2**22
+_PART_ENTRIES = 2**22
 #: Relative rounding of an objective evaluated in float64.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
+OnError = Literal["raise", "keep"]
+
 
 def reduce_transport(
-    composition: Composition, weight: float, *, rows: int, tolerance: float = 1e-6, device: str = "auto"
+    composition: Composition,
+    weight: float,
+    *,
+    cost: Cost = HALF_SQUARED_DISTANCE,
+    rows: int,
+    tolerance: float = 1e-6,
+    device: str = "auto",
 ) -> ProxProblem | None:
-    """The k-dimensional proximal problem of a reward under Wasserstein closeness with cost ½‖x − y‖².
+    """The k-dimensional proximal problem of a reward under Wasserstein closeness.
 
     Arguments:
         composition: the reward, as the compiler wrote it.
         weight: λ > 0, in units of reward per cost.
+        cost: c.
         rows: how many rows are expected, for the bids' predictions.
         tolerance: the largest relative gap wanted, gap / max(1, |objective|).
         device: "auto", "cpu", "cuda", … as the engine names it.
 
     Returns:
-        what backends are asked; None for an affine reward, whose map is the shift x + g/λ.
+        what backends are asked; None for an affine reward, whose map is a shift of every row, x + g/λ under half the
+        squared distance.
 
     Raises:
         ParameterError: λ, the tolerance or the rows are out of range.
+        ShapeError: the cost is for points of another size.
         UnboundedTransportError: the reward outgrows λ times the cost, so that there is no map.
     """
     _check_weight(weight)
@@ -56,24 +72,28 @@ def reduce_transport(
         raise ParameterError(f"The tolerance is a relative gap between 0 and 1, not {tolerance}.", ways_out=["1e-6"])
     if rows < 0:
         raise ParameterError(f"The number of rows is at least 0, not {rows}.")
-    if composition.nonlinear is None:
+    lifted = lift(composition, weight, cost)
+    if lifted.nonlinear is None:
         return None
-    check_bounded(composition.nonlinear, weight)
-    return ProxProblem(composition.nonlinear, float(weight), composition.dimension, rows, tolerance, device)
+    if isinstance(cost, Quadratic):
+        check_bounded(lifted.nonlinear, weight)
+    return ProxProblem(
+        lifted.nonlinear, float(weight), composition.dimension, rows, tolerance, device, lifted.displacement
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Transported:
     """Rows moved by a transport map, each with its certificate.
 
-    The certificate is that of the solve in float64; rounding y to a narrower dtype comes on top.
+    The certificate is that of the solve in float64; rounding the displacement and y to a narrower dtype comes on top.
 
     Arguments:
-        y: T(x), (n, *shape), the kind, device and dtype of x (float64 for integers).
+        y: T(x), (n, *shape), the kind, device and dtype of x (float64 for integers); x itself in rows that were kept.
         objective: r(y) − λ c(x, y), (n,), float64, in units of reward.
         gap: an upper bound on how far `objective` lies below its supremum, (n,); infinite without a bound.
-        cost: c(x, y) = ½‖x − y‖², (n,).
-        unfinished: (n,), rows whose solver stopped early or whose relative gap misses the tolerance.
+        cost: c(x, y), (n,).
+        unfinished: (n,), rows whose solver stopped early or whose relative gap misses the tolerance, and rows kept.
     """
 
     y: Any
@@ -92,13 +112,14 @@ class Transported:
 
 @dataclass(frozen=True, eq=False)
 class TransportMap:
-    """The optimal map T(x) = argmax_y r(y) − λ·½‖x − y‖², ready to be applied to any number of rows.
+    """The optimal map T(x) = argmax_y r(y) − λ·c(x, y), ready to be applied to any number of rows.
 
     Arguments:
         composition: the reward r.
         weight: λ > 0, in units of reward per cost.
         session: the opened solver of the problem that `reduce_transport` gave; None exactly when it gave None.
         tolerance: the relative gap above which a row counts as unfinished.
+        cost: c.
 
     Raises:
         ParameterError: λ is out of range, or a session is missing or superfluous.
@@ -116,6 +137,7 @@ class TransportMap:
     weight: float
     session: ProxSession | None
     tolerance: float = 1e-6
+    cost: Cost = HALF_SQUARED_DISTANCE
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
@@ -125,92 +147,160 @@ class TransportMap:
                 ways_out=["Open a session on the problem from reduce_transport; pass None where it returned None."],
             )
 
-    def apply(self, x: Any, progress: Progress = None) -> Transported:
+    @cached_property
+    def _lift(self) -> Lift:
+        return lift(self.composition, self.weight, self.cost)
+
+    def apply(self, x: Any, progress: Progress = None, *, on_error: OnError = "raise", out: Any = None) -> Transported:
         """Move each row of x.
 
         Arguments:
             x: (n, *shape), numpy, torch (any device) or jax.
             progress: called as `progress("transport", rows_done, rows)`.
+            out: where T(x) is written, an array like x, numpy or torch; x itself is fine. A new array if None.
+            on_error: "raise" refuses rows with a NaN or an infinity; "keep" leaves them where they are, and counts
+                them as unfinished.
 
         Returns:
             the moved rows, with the gap of each.
 
         Raises:
+            ParameterError: on_error is neither, or `out` is not an array like x.
             ShapeError: x is not (n, *shape).
             NonFiniteError: x holds a NaN or an infinity.
             UnboundedTransportError: a backend found the objective unbounded above.
         """
+        if on_error not in ("raise", "keep"):
+            raise ParameterError(f'on_error is "raise" or "keep", not {on_error!r}.')
         self._check_shape(x)
         rows = _workable(x)
         xp = array_namespace(rows)
-        count, ambient = rows.shape[0], self.composition.ambient
-        flat = xp.reshape(rows, (count, ambient))
+        count = rows.shape[0]
+        flat = xp.reshape(rows, (count, self.composition.ambient))
         if not xp.isdtype(flat.dtype, "real floating"):
             flat = xp.astype(flat, xp.float64)
-        y = xp.empty_like(flat)
-        results = [np.empty(count) for _ in range(3)]
+        y = xp.empty_like(flat) if out is None else xp.reshape(_writeable(out, x, flat), flat.shape)
+        objective, gap, cost = np.empty((3, count))
         unfinished = np.zeros(count, dtype=bool)
-        step = max(1, _SOLVE_ENTRIES // max(1, self.composition.dimension))
+        largest = max(1, self.composition.dimension)
+        step = max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // max(1, self.composition.ambient)))
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
-            *values, unfinished[part] = self._apply_part(flat, y, part, progress)
-            for result, value in zip(results, values, strict=True):
-                result[part] = value
-        moved = xp.reshape(y, rows.shape)
-        if is_jax_array(x):
-            moved = array_namespace(x).asarray(moved, device=x.device)
-        elif is_torch_array(x):
-            moved = to_device(moved, x.device)
-        objective, gap, cost = results
-        found = Transported(moved, objective, gap, cost, unfinished)
+            self._apply_part(flat, y, part, (objective, gap, cost, unfinished), progress, keeps=on_error == "keep")
+        found = Transported(
+            _like(xp.reshape(y, rows.shape), x) if out is None else out, objective, gap, cost, unfinished
+        )
         unfinished |= ~(found.relative_gap <= self.tolerance)
         return found
 
     def _apply_part(
-        self, flat: Any, y: Any, part: slice, progress: Progress
-    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-        """Move the rows of `part` into y; returns objective, gap, cost and unfinished for them."""
-        subspace, linear, weight = self.composition.subspace, self.composition.linear, self.weight
-        xp, total = array_namespace(flat), flat.shape[0]
+        self, flat: Any, y: Any, part: slice, results: tuple[NDArray[Any], ...], progress: Progress, *, keeps: bool
+    ) -> None:
+        """Move the rows of `part` into y, and write their objective, gap, cost and whether they are unfinished."""
+        objective, gap, cost, unfinished = (result[part] for result in results)
         blocks = _blocks(part, max(1, _BLOCK_ENTRIES // max(1, self.composition.ambient)))
-        points = np.empty((part.stop - part.start, self.composition.dimension))
-        shift = xp.asarray(linear / weight, dtype=xp.float64, device=flat.device) if linear.any() else None
-        objective = np.full(part.stop - part.start, self.composition.constant)
-        cost = np.zeros(part.stop - part.start)
-        for block in blocks:
-            wide = xp.astype(flat[block, :], xp.float64)
-            _check_finite(wide, block.start)
-            local = slice(block.start - part.start, block.stop - part.start)
-            if self.session is not None:
-                points[local] = _to_host(subspace.project(wide))
-            if shift is not None:
-                objective[local] += _to_host(wide @ (weight * shift)) + float(linear @ linear) / (2 * weight)
-        cost += float(linear @ linear) / (2 * weight**2)
-        solution, gap, unfinished = points, np.zeros(len(points)), np.zeros(len(points), dtype=bool)
-        if self.session is not None and self.composition.nonlinear is not None:
-            inner = None if progress is None else _offset(progress, part.start, total)
+        points, earned, bad = self._read(flat, part, blocks)
+        if bad.size and not keeps:
+            raise NonFiniteError(
+                f"Row {part.start + int(bad[0])} of x holds a NaN or an infinity, and cannot be transported.",
+                ways_out=[
+                    "Drop or repair such rows first, e.g. x[np.isfinite(x).all(axis=tuple(range(1, x.ndim)))].",
+                    'transport(x, on_error="keep") leaves them where they are.',
+                ],
+            )
+        points[bad], earned[bad] = 0.0, 0.0
+        objective[:] = earned + self.composition.constant + self._lift.constant
+        gap[:], cost[:], step = 0.0, self._lift.shift_cost, None
+        if self.session is not None:
+            inner = None if progress is None else _offset(progress, part.start, flat.shape[0])
             answer = self.session.solve(points, inner)
-            solution, gap, unfinished = answer.maximiser, answer.gap, answer.unfinished
-            moved = 0.5 * np.sum((solution - points) ** 2, axis=1)
-            with np.errstate(all="ignore"):
-                value = np.asarray(self.composition.nonlinear.value(solution), dtype=np.float64)
-            objective += np.where(np.isnan(value), -np.inf, value) - weight * moved
-            # The bound holds of the exact objective at z; the one reported was evaluated in float64.
-            gap = gap + _ROUNDING * (np.abs(objective) + weight * moved)
-            gap = np.where(np.isfinite(objective), gap, np.inf)
+            step = answer.maximiser - points if answer.displacement is None else answer.displacement
+            value, moved, penalty = self._account(answer, points, step)
+            objective += value - penalty
             cost += moved
-        for block in blocks:
-            wide = xp.astype(flat[block, :], xp.float64)
-            local = slice(block.start - part.start, block.stop - part.start)
-            if shift is not None:
-                wide = wide + shift
-            if self.session is not None:
-                step = xp.asarray(solution[local] - points[local], dtype=xp.float64, device=flat.device)
-                wide = wide + subspace.embed(step)
-            y[block, :] = xp.astype(wide, y.dtype)
+            # The bound holds of the exact objective at z; the one reported was evaluated in float64.
+            gap[:] = answer.gap + _ROUNDING * (np.abs(objective) + np.abs(penalty))
+            gap[~np.isfinite(objective)] = np.inf
+            unfinished[:] = answer.unfinished
+        self._write(flat, y, part, blocks, step)
+        if bad.size:
+            y[part.start + bad, :] = flat[part.start + bad, :]
+            objective[bad], gap[bad], cost[bad], unfinished[bad] = np.nan, np.inf, 0.0, True
         if progress is not None:
-            progress("transport", part.stop, total)
-        return objective, gap, cost, unfinished
+            progress("transport", part.stop, flat.shape[0])
+
+    def _read(self, flat: Any, part: slice, blocks: list[slice]) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """v and ⟨g, x⟩ of the rows, in float64, and which rows are not finite."""
+        xp, linear = array_namespace(flat), self.composition.linear
+        points, earned = (
+            np.empty((part.stop - part.start, self.composition.dimension)),
+            np.zeros(part.stop - part.start),
+        )
+        sums = np.empty(len(points))
+        has_linear = bool(linear.any())
+        slope = xp.asarray(linear, dtype=xp.float64, device=device(flat)) if has_linear else None
+        for block in blocks:
+            local = slice(block.start - part.start, block.stop - part.start)
+            wide = xp.astype(flat[block, :], xp.float64)
+            with np.errstate(invalid="ignore"):
+                if self.session is not None:
+                    points[local] = _to_host(self._lift.coordinates(wide))
+                if slope is not None:
+                    earned[local] = _to_host(wide @ slope)
+                # One sum per row is cheaper than a mask of the block, and a NaN or an infinity survives it.
+                sums[local] = _to_host(xp.sum(wide, axis=1))
+        bad = np.flatnonzero(~np.isfinite(sums))
+        if bad.size:  # a sum of large numbers may overflow
+            chosen = flat[part, :][bad, :]
+            bad = bad[~_to_host(xp.all(xp.isfinite(chosen), axis=1))]
+        return points, earned, bad
+
+    def _account(
+        self, answer: ProxSolution, points: Floats, step: Floats | SparseRows
+    ) -> tuple[Floats, Floats, Floats]:
+        """f(z), the cost of the step beyond that of the shift, and what the step takes from the objective."""
+        assert self._lift.nonlinear is not None
+        value = answer.value
+        if value is None:
+            with np.errstate(all="ignore"):
+                value = np.asarray(self._lift.nonlinear.value(answer.maximiser), dtype=np.float64)
+            value = np.where(np.isnan(value), -np.inf, value)
+        penalty = self._lift.displacement
+        if penalty is None:
+            assert isinstance(step, np.ndarray)
+            squared = 0.5 * np.einsum("nk,nk->n", step, step)
+            moved = squared + step @ self._lift.offset if self._lift.offset.any() else squared
+            return value, moved, self.weight * squared
+        if isinstance(step, SparseRows):
+            step = step.dense(penalty.size)
+        moved = np.asarray(penalty.cost.of_displacement(step))
+        return value, moved, self.weight * moved - step @ penalty.linear
+
+    def _write(self, flat: Any, y: Any, part: slice, blocks: list[slice], step: Floats | SparseRows | None) -> None:
+        """y = x + shift + Eᵀstep."""
+        xp, place = array_namespace(flat), device(flat)
+        narrow = xp.float32 if flat.dtype.itemsize < 4 else flat.dtype
+        up = None if self._lift.up is None else xp.asarray(self._lift.up, dtype=narrow, device=place)
+        shift = xp.asarray(self._lift.shift, dtype=narrow, device=place) if self._lift.shift.any() else None
+        in_place = isinstance(flat, np.ndarray) and narrow == flat.dtype
+        for block in blocks:
+            local = slice(block.start - part.start, block.stop - part.start)
+            moved: Any = None
+            if isinstance(step, SparseRows):
+                moved = xp.asarray(step.rows(local).dense(flat.shape[1]), dtype=narrow, device=place)
+            elif step is not None:
+                moved = xp.asarray(step[local], dtype=narrow, device=place)
+                if up is None:
+                    moved = self._lift.embed(moved)
+                else:
+                    moved = np.matmul(moved, up, out=y[block, :]) if in_place else moved @ up
+            if shift is not None:
+                moved = shift if moved is None else moved + shift
+            if in_place:
+                np.add(flat[block, :], 0.0 if moved is None else moved, out=y[block, :])
+            else:
+                rows = xp.astype(flat[block, :], narrow)
+                y[block, :] = xp.astype(rows if moved is None else rows + moved, y.dtype)
 
     def _check_shape(self, x: Any) -> None:
         shape = self.composition.shape
@@ -233,32 +323,48 @@ def _check_weight(weight: float) -> None:
         )
 
 
-def _check_finite(block: Any, first: int) -> None:
-    """Raise when a row of a float64 block is not finite; `first` is the index of its first row."""
-    xp = array_namespace(block)
-    # One sum per row is cheaper than a mask of the block, and a NaN or an infinity survives it.
-    if bool(xp.all(xp.isfinite(xp.sum(block, axis=1)))):
-        return
-    bad = np.flatnonzero(~_to_host(xp.all(xp.isfinite(block), axis=1)))
-    if len(bad):
-        raise NonFiniteError(
-            f"Row {first + int(bad[0])} of x holds a NaN or an infinity, and cannot be transported.",
-            ways_out=["Drop or repair such rows first, e.g. x[np.isfinite(x).all(axis=tuple(range(1, x.ndim)))]."],
-        )
-
-
 def _blocks(part: slice, size: int) -> list[slice]:
     return [slice(first, min(first + size, part.stop)) for first in range(part.start, part.stop, size)]
 
 
 def _workable(x: Any) -> Any:
-    """The rows where they can be computed with in float64 and written to."""
+    """The rows where they can be computed with in float64 and written to; numpy on the CPU, as its calls cost least."""
     if is_jax_array(x):  # immutable, and narrows float64 silently
         return np.asarray(x)
     if not is_torch_array(x):
         return x
     x = x.detach()
-    return x.cpu() if x.device.type == "mps" else x  # Apple's GPUs have no float64
+    if x.device.type == "mps":  # Apple's GPUs have no float64
+        x = x.cpu()
+    return x.numpy() if x.device.type == "cpu" and x.dtype.itemsize >= 4 else x
+
+
+def _like(moved: Any, x: Any) -> Any:
+    """Moved rows as the kind of x, on its device."""
+    if is_jax_array(x):
+        return array_namespace(x).asarray(moved, device=x.device)
+    if not is_torch_array(x):
+        return moved
+    if isinstance(moved, np.ndarray):
+        moved = array_namespace(x).asarray(moved)
+    return to_device(moved, x.device)
+
+
+def _writeable(out: Any, x: Any, flat: Any) -> Any:
+    """The user's `out` where rows like `flat` can be written."""
+    fits = not is_jax_array(out) and is_torch_array(out) == is_torch_array(x) and tuple(out.shape) == tuple(x.shape)
+    if not fits or out.dtype != x.dtype or (is_torch_array(out) and out.device != x.device):
+        raise ParameterError("out is an array like x: numpy or torch, of its shape, dtype and device.")
+    found = _workable(out)
+    if type(found) is not type(flat) or found.dtype != flat.dtype or not _is_contiguous(found):
+        raise ParameterError("out is contiguous, floating-point memory that can be written to.")
+    return found
+
+
+def _is_contiguous(array: Any) -> bool:
+    if isinstance(array, np.ndarray):
+        return array.flags.c_contiguous and array.flags.writeable
+    return bool(array.is_contiguous())
 
 
 def _to_host(array: Any) -> NDArray[Any]:
