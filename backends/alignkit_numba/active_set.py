@@ -1,0 +1,341 @@
+"""The exact finish of one row: an active-set method for the dual of a proximal map with kinks.
+
+With φ the support function of a polytope given by bounds and perhaps a fixed sum, the dual of
+min_y ½‖y − c‖² + φ(By + b) is
+
+    max ⟨p, Bc + b⟩ − ½‖Bᵀp‖²     over lower ≤ p ≤ upper, and Σp fixed for the simplex,
+
+of gradient a = By + b at y = c − Bᵀp. Coordinates are free or held. The free ones, whose rows of B are independent
+(affinely, for a fixed sum), have a Cholesky factor of their Gram matrix, which grows and shrinks by one row at a time; no
+ridge is ever added. A held coordinate whose row depends on theirs moves along the direction that leaves Bᵀp as it is,
+until one of them meets its bound and is held in its stead: each step ascends, and none can return.
+
+Source: P. B. Stark, R. L. Parker, "Bounded-variable least-squares: an algorithm and applications", 1995; P. Wolfe, "Finding
+the nearest point in a polytope", 1976, for the fixed sum, whose 11ᵀ + BBᵀ is positive definite exactly where rows are
+affinely independent.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from alignkit.contracts import Floats
+
+__all__ = ["Workspace", "ascend", "workspace"]
+
+#: A row of B is dependent on the free ones when what is left of its square, relative to it, is below this.
+_DEPENDENT = 1e-11
+
+Workspace = tuple[Floats, Floats, Floats, Floats, Any, Any]
+
+
+def workspace(rows: int) -> Workspace:
+    """Arrays that `ascend` writes to, for m = `rows`; their contents mean nothing between calls."""
+    return (
+        np.empty((rows, rows)),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(rows, dtype=np.int64),
+        np.empty(rows, dtype=np.bool_),
+    )
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def ascend(
+    matrix: Floats,
+    offset: Floats,
+    gram: Floats,
+    centre: Floats,
+    upper: Floats,
+    is_simplex: bool,
+    target: float,
+    limit: int,
+    dual: Floats,
+    primal: Floats,
+    slope: Floats,
+    work: Workspace,
+) -> float:
+    """Ascend the dual of one row from a feasible p until its gap is within the target.
+
+    Arguments:
+        matrix: B, (m, k).
+        offset: b, (m,).
+        gram: BBᵀ, (m, m); with a positive constant added to every entry for the simplex.
+        centre: c, (k,).
+        upper: (m,), the bound of |p_j|; for the simplex p ≥ 0, and every entry is the sum of p.
+        is_simplex: whether p is on the simplex, else in the box.
+        target: the gap wanted, relative to max(1, |objective|).
+        limit: the most steps.
+        dual: p, (m,); overwritten.
+        primal: (k,), becomes y = c − Bᵀp.
+        slope: (m,), becomes a = By + b.
+        work: of `workspace`.
+
+    Returns:
+        φ(a) − ⟨p, a⟩, the gap but for rounding.
+    """
+    factor, right, ones, move, free, is_free = work
+    rows = len(offset)
+    count = 0
+    for j in range(rows):
+        is_free[j] = False
+        is_inside = dual[j] > 0.0 if is_simplex else abs(dual[j]) < upper[j]
+        if is_inside and _append(factor, gram, free, count, j):
+            is_free[j] = True
+            count += 1
+    stationary = count == 0
+    gap = math.inf
+    for _ in range(limit):
+        gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+        if gap <= target * max(1.0, abs(objective)):
+            break
+        if not stationary:
+            _newton(factor, free, count, slope, is_simplex, right, ones, move)
+            step, blocking = _room(free, count, move, dual, upper, is_simplex, 1.0)
+            _advance(free, count, move, step, dual, upper, is_simplex)
+            if blocking < 0:
+                stationary = True
+            else:
+                held = free[blocking]
+                dual[held] = upper[held] if move[blocking] > 0 else (0.0 if is_simplex else -upper[held])
+                is_free[held] = False
+                _delete(factor, free, count, blocking)
+                count -= 1
+                stationary = count == 0
+            continue
+        level = _level(free, count, slope) if is_simplex else 0.0
+        entering = _entering(slope, level, dual, upper, is_free, is_simplex)
+        if entering < 0:
+            break
+        if _append(factor, gram, free, count, entering):
+            is_free[entering] = True
+            count += 1
+            stationary = False
+            continue
+        sign = 1.0 if slope[entering] > level else -1.0
+        _null_direction(factor, count, sign, move)
+        climb = sign * (slope[entering] - level)
+        bend = _curvature(matrix, free, count, move, entering, sign)
+        longest = (upper[entering] - dual[entering]) if sign > 0 else dual[entering] + (
+            0.0 if is_simplex else upper[entering]
+        )
+        inside = longest
+        if bend * longest > climb:
+            inside = climb / bend
+        step, blocking = _room(free, count, move, dual, upper, is_simplex, inside)
+        _advance(free, count, move, step, dual, upper, is_simplex)
+        if blocking >= 0:
+            held = free[blocking]
+            dual[held] = upper[held] if move[blocking] > 0 else (0.0 if is_simplex else -upper[held])
+            is_free[held] = False
+            _delete(factor, free, count, blocking)
+            count -= 1
+            dual[entering] += sign * step
+            stationary = False
+            if _append(factor, gram, free, count, entering):
+                is_free[entering] = True
+                count += 1
+        elif step == longest:
+            dual[entering] = sign * upper[entering] if (sign > 0 or not is_simplex) else 0.0
+        else:
+            dual[entering] += sign * step
+    else:
+        gap, _ = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+    return gap
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _evaluate(
+    matrix: Floats,
+    offset: Floats,
+    centre: Floats,
+    upper: Floats,
+    is_simplex: bool,
+    dual: Floats,
+    primal: Floats,
+    slope: Floats,
+) -> tuple[float, float]:
+    """The gap and the objective at y = c − Bᵀp; fills y and a."""
+    rows, columns = matrix.shape
+    for i in range(columns):
+        primal[i] = centre[i]
+    for j in range(rows):
+        if dual[j] != 0.0:
+            for i in range(columns):
+                primal[i] -= matrix[j, i] * dual[j]
+    objective = 0.0
+    for i in range(columns):
+        objective += 0.5 * (primal[i] - centre[i]) ** 2
+    gap = 0.0
+    top = -math.inf
+    for j in range(rows):
+        total = offset[j]
+        for i in range(columns):
+            total += matrix[j, i] * primal[i]
+        slope[j] = total
+        top = max(top, total)
+        if not is_simplex:
+            gap += upper[j] * abs(total) - dual[j] * total
+            objective += upper[j] * abs(total)
+    if is_simplex:
+        for j in range(rows):
+            gap += dual[j] * (top - slope[j])
+        objective += upper[0] * top
+    return gap, objective
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _append(factor: Floats, gram: Floats, free: Any, count: int, row: int) -> bool:
+    """Add a row to the factor, unless it depends on the others; its entries are written all the same."""
+    rest = gram[row, row]
+    for i in range(count):
+        total = gram[row, free[i]]
+        for t in range(i):
+            total -= factor[i, t] * factor[count, t]
+        total /= factor[i, i]
+        factor[count, i] = total
+        rest -= total * total
+    if not rest > _DEPENDENT * gram[row, row]:
+        return False
+    factor[count, count] = math.sqrt(rest)
+    free[count] = row
+    return True
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _delete(factor: Floats, free: Any, count: int, at: int) -> None:
+    """Remove a row from the factor by plane rotations."""
+    for i in range(at, count - 1):
+        free[i] = free[i + 1]
+        for t in range(i + 2):
+            factor[i, t] = factor[i + 1, t]
+    for i in range(at, count - 1):
+        left, out = factor[i, i], factor[i, i + 1]
+        size = math.hypot(left, out)
+        cosine, sine = left / size, out / size
+        for r in range(i, count - 1):
+            left, out = factor[r, i], factor[r, i + 1]
+            factor[r, i] = cosine * left + sine * out
+            factor[r, i + 1] = cosine * out - sine * left
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _newton(
+    factor: Floats,
+    free: Any,
+    count: int,
+    slope: Floats,
+    is_simplex: bool,
+    right: Floats,
+    ones: Floats,
+    move: Floats,
+) -> None:
+    """The step to the maximum over the free coordinates; with a fixed sum, the one whose entries add to nothing."""
+    for i in range(count):
+        total = slope[free[i]]
+        one = 1.0
+        for t in range(i):
+            total -= factor[i, t] * right[t]
+            one -= factor[i, t] * ones[t]
+        right[i] = total / factor[i, i]
+        ones[i] = one / factor[i, i]
+    if is_simplex:
+        across, along = 0.0, 0.0
+        for i in range(count):
+            across += right[i] * ones[i]
+            along += ones[i] * ones[i]
+        level = across / along
+        for i in range(count):
+            right[i] -= level * ones[i]
+    _back_substitute(factor, count, right, move)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _back_substitute(factor: Floats, count: int, right: Floats, move: Floats) -> None:
+    for i in range(count):
+        move[i] = right[i]
+    for i in range(count - 1, -1, -1):
+        move[i] /= factor[i, i]
+        for t in range(i):
+            move[t] -= factor[i, t] * move[i]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _null_direction(factor: Floats, count: int, sign: float, move: Floats) -> None:
+    """How the free coordinates answer a unit move of the dependent one that `_append` refused."""
+    _back_substitute(factor, count, factor[count], move)
+    for i in range(count):
+        move[i] *= -sign
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _curvature(matrix: Floats, free: Any, count: int, move: Floats, entering: int, sign: float) -> float:
+    """‖Bᵀd‖² of a direction, nearly zero where the rows are dependent."""
+    total = 0.0
+    for i in range(matrix.shape[1]):
+        entry = sign * matrix[entering, i]
+        for t in range(count):
+            entry += matrix[free[t], i] * move[t]
+        total += entry * entry
+    return total
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _room(
+    free: Any, count: int, move: Floats, dual: Floats, upper: Floats, is_simplex: bool, longest: float
+) -> tuple[float, int]:
+    """How far p can move, at most `longest`, and which free coordinate stops it (−1: none)."""
+    step, blocking = longest, -1
+    for i in range(count):
+        j = free[i]
+        if move[i] > 0.0:
+            if is_simplex:
+                continue
+            room = (upper[j] - dual[j]) / move[i]
+        elif move[i] < 0.0:
+            room = (dual[j] + (0.0 if is_simplex else upper[j])) / -move[i]
+        else:
+            continue
+        if room < step:
+            step, blocking = room, i
+    return step, blocking
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _advance(
+    free: Any, count: int, move: Floats, step: float, dual: Floats, upper: Floats, is_simplex: bool
+) -> None:
+    for i in range(count):
+        j = free[i]
+        floor = 0.0 if is_simplex else -upper[j]
+        dual[j] = min(max(dual[j] + step * move[i], floor), upper[j])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _level(free: Any, count: int, slope: Floats) -> float:
+    """The slope that the free coordinates share at their maximum: the multiplier of the fixed sum."""
+    total = 0.0
+    for i in range(count):
+        total += slope[free[i]]
+    return total / count
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+def _entering(
+    slope: Floats, level: float, dual: Floats, upper: Floats, is_free: Any, is_simplex: bool
+) -> int:
+    """The held coordinate that adds most to the gap; −1 where none adds anything. The first of equals."""
+    best, most = -1, 0.0
+    for j in range(len(dual)):
+        if is_free[j]:
+            continue
+        excess = slope[j] - level
+        room = upper[j] - dual[j] if excess > 0 else dual[j] + (0.0 if is_simplex else upper[j])
+        if abs(excess) * room > most:
+            best, most = j, abs(excess) * room
+    return best
