@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.certificates import Calibration
 from alignkit.contracts import DenoisingTiltSession, Floats, Progress, TiltSession
@@ -86,6 +87,10 @@ class AnnealedTilt:
 
     def sample(self, rows: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw rows, (rows, *shape), as the session's own arrays."""
+        return self.sample_by_island(rows, seed=seed, progress=progress)[0]
+
+    def sample_by_island(self, rows: int, *, seed: int, progress: Progress = None) -> tuple[Any, NDArray[np.int64]]:
+        """Draw rows as `sample` does, with the island of each, (rows,): draws of one island depend on each other."""
         path, session = self.sweep.path, self.sweep.session
 
         def propose(first_row: int, count: int) -> tuple[Any, Floats]:
@@ -94,8 +99,8 @@ class AnnealedTilt:
 
         with _naming("drawing from the fitted particles"):
             if path.is_exact:
-                return self._propose(0, rows, seed, progress)
-            return draw_accepted(
+                return self._propose(0, rows, seed, progress), self._islands(self._ancestors(rows, seed))
+            draws, numbers = draw_accepted(
                 session,
                 propose,
                 path.log_acceptance,
@@ -105,10 +110,18 @@ class AnnealedTilt:
                 seed=seed,
                 progress=progress,
             )
+            return draws, self._islands(self._ancestors(int(numbers[-1]) + 1 if rows else 0, seed)[numbers])
+
+    def _islands(self, ancestors: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ancestors // (self.weights.size // ISLANDS)
+
+    def _ancestors(self, rows: int, seed: int, first_row: int = 0) -> NDArray[np.int64]:
+        """Which particles the proposals come from, (rows,)."""
+        uniforms = uniform(fold_seed(seed, "ancestors"), rows, 1, first_row=first_row)[:, 0]
+        return categorical(self.weights[None], uniforms)
 
     def _propose(self, first_row: int, rows: int, seed: int, progress: Progress = None) -> Any:
-        uniforms = uniform(fold_seed(seed, "ancestors"), rows, 1, first_row=first_row)[:, 0]
-        ancestors = categorical(self.weights[None], uniforms)
+        ancestors = self._ancestors(rows, seed, first_row)
         return self.sweep(
             self.sweep.session.take(self.particles, ancestors),
             self.features[ancestors],

@@ -80,7 +80,7 @@ class RejectionTilt:
 
     def sample(self, rows: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw rows, (rows, *shape), as the session's own arrays: the first accepted proposals, in order."""
-        return draw_accepted(
+        draws, _ = draw_accepted(
             self.mixture.session,
             lambda first, batch: self.mixture.propose(batch, seed=seed, first_row=first),
             self.mixture.log_acceptance,
@@ -91,6 +91,7 @@ class RejectionTilt:
             spare=False,
             progress=progress,
         )
+        return draws
 
 
 def fit_direct(

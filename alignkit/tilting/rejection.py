@@ -8,12 +8,15 @@ from typing import Any
 
 import array_api_compat
 import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.contracts import Floats, Progress, TiltSession
 from alignkit.errors import NonFiniteError
 from alignkit.noise import fold_seed, uniform
 
 __all__ = ["draw_accepted"]
+
+Indices = NDArray[np.int64]
 
 # What one batch of proposals may hold: 1 GiB of float32.
 _ENTRIES = 1 << 28
@@ -34,7 +37,7 @@ def draw_accepted(
     seed: int,
     spare: bool = True,
     progress: Progress = None,
-) -> Any:
+) -> tuple[Any, Indices]:
     """The first accepted rows of an endless numbered sequence of proposals.
 
     Arguments:
@@ -51,13 +54,14 @@ def draw_accepted(
         progress: told how many there are.
 
     Returns:
-        (rows, *shape).
+        (rows, *shape), and the numbers of these proposals, (rows,).
 
     Raises:
         NonFiniteError: a proposal was not finite; the rows accepted before it are the error's `draws`.
     """
     seed = fold_seed(seed, "acceptance")
     kept: list[Any] = []
+    numbers: list[Indices] = []
     found, proposed = 0, 0
     block_max = min(_ROWS, max(1, _ENTRIES // ambient))
     while found < rows or not kept:
@@ -73,10 +77,11 @@ def draw_accepted(
         uniforms = uniform(seed, block, 1, first_row=proposed)[:, 0]
         accepted = np.flatnonzero(np.log(uniforms) < log_acceptance(features))[: rows - found]
         kept.append(session.take(x, accepted))
+        numbers.append(proposed + accepted)
         found, proposed = found + accepted.size, proposed + block
         if progress is not None:
             progress("sampling", found, rows)
-    return _joined(kept)
+    return _joined(kept), np.concatenate(numbers)
 
 
 def _joined(parts: list[Any]) -> Any:

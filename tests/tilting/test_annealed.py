@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -274,6 +275,19 @@ class TestConvexRewards:
         fitted = fit_annealed(target, ExactTiltSampler().open(target.program), seed=0)
         assert fitted.moments.acceptance < 1.0
         np.testing.assert_array_equal(fitted.sample(300, seed=3)[:7], fitted.sample(7, seed=3))
+
+    @pytest.mark.parametrize("name", ["labels", "max of affine"])
+    def test_draws_know_the_islands_they_come_from(self, name):
+        target = convex(SMALL, REWARDS[name])
+        fitted = fit_annealed(target, ExactTiltSampler().open(target.program), seed=0)
+        draws, islands = fitted.sample_by_island(2000, seed=3)
+        np.testing.assert_array_equal(draws, fitted.sample(2000, seed=3))
+        shares = fitted.weights.reshape(16, -1).sum(axis=1)
+        assert (np.abs(np.bincount(islands, minlength=16) / 2000 - shares) < 4 * np.sqrt(shares / 2000) + 0.01).all()
+        # Particles of the fifth island alone.
+        weights = np.where(np.repeat(np.arange(16), fitted.weights.size // 16) == 4, fitted.weights, 0.0)
+        _, islands = replace(fitted, weights=weights / weights.sum()).sample_by_island(50, seed=3)
+        assert (islands == 4).all()
 
     def test_the_observed_acceptance_is_the_one_predicted(self):
         # Base draws barely reach where the tilt leads, so that the first cover is loose there.

@@ -27,9 +27,11 @@ def drawn(rows, *, seed=0, acceptance=RATE, propose=propose, ambient=1, **option
     def log_acceptance(features):
         return np.full(len(features), np.log(RATE))
 
-    return draw_accepted(
+    draws, numbers = draw_accepted(
         SESSION, propose, log_acceptance, rows, acceptance=acceptance, ambient=ambient, seed=seed, **options
     )
+    np.testing.assert_array_equal(draws[:, 0], numbers)
+    return draws
 
 
 def test_rows_are_the_first_accepted_whatever_the_batches():
