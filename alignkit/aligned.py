@@ -88,20 +88,33 @@ class Aligned:
                 )
             return _as_kind(self.fitted.sample(rows, seed=seed, progress=report), like)
 
-    def transport(self, x: Any, *, progress: bool | None = None) -> Any:
+    def transport(
+        self,
+        x: Any,
+        *,
+        on_error: str = "raise",
+        out: Any = None,
+        return_details: bool = False,
+        progress: bool | None = None,
+    ) -> Any:
         """Apply the optimal map T to your own data, under Wasserstein closeness.
 
         Arguments:
             x: (n, *shape), numpy, torch or jax.
+            on_error: "raise" refuses rows with a NaN or an infinity; "keep" returns them as they are.
+            out: where T(x) is written, an array like x, numpy or torch; x itself is fine.
+            return_details: also return what was achieved for each row.
             progress: as for `sample`.
 
         Returns:
-            T(x), of x's shape, kind, dtype and device.
+            T(x), of x's shape, kind, dtype and device; or a `Transported`, with `y`, `objective`, `gap`, `cost` and
+            `unfinished`, the rows that missed the tolerance or were kept.
 
         Raises:
-            ParameterError: under KL closeness, where there is no map.
+            ParameterError: under KL closeness, where there is no map; or `on_error` or `out` is not as above.
             ShapeError: x's rows have another shape than the base law.
             NonFiniteError: x has a NaN or an infinity.
+            UnboundedTransportError: a backend found that some row has no maximiser.
             StaleFitError: a parameter of the problem has changed since the fit.
         """
         self._check_fresh()
@@ -111,7 +124,8 @@ class Aligned:
                 ways_out=["Use ak.Wasserstein(weight=…).", "Draw from the aligned law: aligned.sample(n, seed=…)."],
             )
         with progress_lines(progress) as report:
-            return self.fitted.map.apply(x, report).y
+            moved = self.fitted.map.apply(x, report, on_error=on_error, out=out)
+            return moved if return_details else moved.y
 
     @property
     def log_partition(self) -> Estimate:

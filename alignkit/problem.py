@@ -391,7 +391,9 @@ class Problem:
         self, plan: Plan, session: ProxSession | None, *, seed: int, progress: Progress
     ) -> tuple[TransportCertificate, Status, FittedTransport]:
         """Under Wasserstein closeness."""
-        transport = TransportMap(plan.composition, self.closeness.present_weight, session, plan.tolerance)
+        assert isinstance(self.closeness, Wasserstein)
+        weight, cost = self.closeness.present_weight, self.closeness.cost
+        transport = TransportMap(plan.composition, weight, session, plan.tolerance, cost)
         fitted = FittedTransport(self.base, transport)
         certificate = fitted.certify(self.reward, plan.guarantee, seed=seed, progress=progress)
         finished = certificate.rows_unfinished == 0 and certificate.gap_max <= plan.tolerance

@@ -150,9 +150,13 @@ class Wasserstein:
 
     def __post_init__(self) -> None:
         _checked_weight(self.weight, "Wasserstein")
-        if not isinstance(self.cost, SquaredEuclidean):
+        if not isinstance(self.cost, Cost):
             raise ParameterError(
-                f"Wasserstein(cost=…) does not know {self.cost!r}.", ways_out=["Use ak.costs.SquaredEuclidean()."]
+                f"Wasserstein(cost=…) takes one of ak.costs, not {self.cost!r}.",
+                ways_out=[
+                    "ak.costs.SquaredEuclidean(), half the squared distance.",
+                    "ak.costs.L1(), few entries move.",
+                ],
             )
 
     @property
@@ -172,7 +176,7 @@ class Wasserstein:
     @property
     def objective(self) -> str:
         """What the aligned law maximises, in words."""
-        return f"E_q[r] − {_shown(self.weight)}·W_c(q, p), c = ½‖x − y‖²"
+        return f"E_q[r] − {_shown(self.weight)}·W_c(q, p), c = {self.cost.formula}"
 
 
 Closeness = KL | Wasserstein

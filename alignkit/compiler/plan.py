@@ -44,7 +44,7 @@ from alignkit.expressions import Expression
 from alignkit.registry import BackendStatus
 from alignkit.tilting.properness import check_proper
 from alignkit.tilting.target import TiltTarget
-from alignkit.transport.boundedness import check_bounded
+from alignkit.transport.reduction import check_transport
 
 __all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
 
@@ -366,13 +366,7 @@ def _check_target(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: Bas
     closeness, composition = diagnosis.closeness, diagnosis.composition
     try:
         if isinstance(closeness, Wasserstein):
-            if composition.nonlinear is not None:
-                check_bounded(
-                    composition.nonlinear,
-                    closeness.present_weight,
-                    reward=diagnosis.reward,
-                    subspace=composition.subspace,
-                )
+            check_transport(composition, closeness.present_weight, closeness.cost, reward=diagnosis.reward)
         # Under a radius λ is found later, and held against the critical λ there.
         elif closeness.radius is None and (diagnosis.has_wanted or any(verdict.admits for verdict in verdicts)):
             return check_proper(diagnosis.reward, composition, base, closeness.present_weight)

@@ -22,12 +22,11 @@ from alignkit.citations import (
     TRACTABILITY_LANDSCAPE,
     Citation,
 )
-from alignkit.compiler.closeness import KL, Closeness
+from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named
 from alignkit.contracts import Guarantee, ProxProblem, TiltProgram
-from alignkit.transport.boundedness import dominated_by_penalty
-from alignkit.transport.reduction import reduce_transport
+from alignkit.transport.reduction import is_concave_in_total, reduce_transport
 
 __all__ = [
     "AFFINE",
@@ -246,8 +245,9 @@ def _is_convex(diagnosis: Diagnosis) -> bool:
 
 
 def _is_dominated(diagnosis: Diagnosis) -> bool:
-    nonlinear = diagnosis.composition.nonlinear
-    return nonlinear is None or dominated_by_penalty(nonlinear, diagnosis.closeness.present_weight)
+    closeness = diagnosis.closeness
+    assert isinstance(closeness, Wasserstein)
+    return is_concave_in_total(diagnosis.composition, closeness.present_weight, closeness.cost)
 
 
 def _why_not_dominated(diagnosis: Diagnosis) -> str:
@@ -324,9 +324,12 @@ def _base_program(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> Tilt
 
 
 def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> ProxProblem | None:
+    closeness = diagnosis.closeness
+    assert isinstance(closeness, Wasserstein)
     return reduce_transport(
         diagnosis.composition,
-        diagnosis.closeness.present_weight,
+        closeness.present_weight,
+        cost=closeness.cost,
         rows=options.rows,
         tolerance=options.tolerance,
         device=options.device,

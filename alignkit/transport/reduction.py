@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_jax_array, is_torch_array, to_device
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession, ProxSolution, SparseRows
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
-from alignkit.transport.boundedness import check_bounded
+from alignkit.expressions import Expression
+from alignkit.transport.boundedness import check_bounded, dominated_by_penalty
 from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Quadratic
 from alignkit.transport.lifting import Lift, lift
 
-__all__ = ["TransportMap", "Transported", "reduce_transport"]
+__all__ = ["TransportMap", "Transported", "check_transport", "is_concave_in_total", "reduce_transport"]
 
 #: Entries of x converted to float64 at a time (2 MB): small enough for a cache, large enough to amortise a call.
 _BLOCK_ENTRIES = 2**18
@@ -35,8 +36,6 @@ _SOLVE_ENTRIES = 2**22
 _PART_ENTRIES = 2**22
 #: Relative rounding of an objective evaluated in float64.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
-
-OnError = Literal["raise", "keep"]
 
 
 def reduce_transport(
@@ -72,14 +71,52 @@ def reduce_transport(
         raise ParameterError(f"The tolerance is a relative gap between 0 and 1, not {tolerance}.", ways_out=["1e-6"])
     if rows < 0:
         raise ParameterError(f"The number of rows is at least 0, not {rows}.")
+    check_transport(composition, weight, cost)
     lifted = lift(composition, weight, cost)
     if lifted.nonlinear is None:
         return None
-    if isinstance(cost, Quadratic):
-        check_bounded(lifted.nonlinear, weight)
     return ProxProblem(
         lifted.nonlinear, float(weight), composition.dimension, rows, tolerance, device, lifted.displacement
     )
+
+
+def check_transport(composition: Composition, weight: float, cost: Cost, *, reward: Expression | None = None) -> None:
+    """Raise when the map has no maximiser, as far as structure decides it; see `check_bounded`.
+
+    Arguments:
+        composition: the reward, as the compiler wrote it.
+        weight: λ.
+        cost: c.
+        reward: r as the user wrote it, for the message.
+
+    Raises:
+        ShapeError: the cost is for points of another size.
+        UnboundedTransportError: with the summand that grows most.
+    """
+    lifted = lift(composition, weight, cost)
+    if lifted.nonlinear is None or not isinstance(cost, Quadratic):
+        return
+    if lifted.nonlinear is composition.nonlinear:
+        check_bounded(lifted.nonlinear, weight, reward=reward, subspace=composition.subspace)
+    else:
+        check_bounded(lifted.nonlinear, weight)
+
+
+def is_concave_in_total(composition: Composition, weight: float, cost: Cost) -> bool:
+    """Whether r − λ·c(x, ·) is proved concave, strictly where r itself is not.
+
+    Arguments:
+        composition: the reward, as the compiler wrote it.
+        weight: λ.
+        cost: c.
+    """
+    nonlinear = composition.nonlinear
+    if nonlinear is None or nonlinear.is_concave():
+        return True
+    if not isinstance(cost, Quadratic):
+        return False
+    reduced = lift(composition, weight, cost).nonlinear
+    return reduced is not None and dominated_by_penalty(reduced, weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +188,7 @@ class TransportMap:
     def _lift(self) -> Lift:
         return lift(self.composition, self.weight, self.cost)
 
-    def apply(self, x: Any, progress: Progress = None, *, on_error: OnError = "raise", out: Any = None) -> Transported:
+    def apply(self, x: Any, progress: Progress = None, *, on_error: str = "raise", out: Any = None) -> Transported:
         """Move each row of x.
 
         Arguments:
