@@ -267,7 +267,16 @@ class TiltSampler(Protocol):
 
 
 class DisplacementCost(Protocol):
-    """h, convex and even with h(0) = 0, with its conjugate: what `alignkit.transport.costs` has."""
+    """h, convex and even with h(0) = 0, with its conjugate: what `alignkit.transport.costs` has.
+
+    Attributes:
+        formula: h in mathematics, for messages.
+    """
+
+    @property
+    def formula(self) -> str:
+        """In mathematics."""
+        ...
 
     def of_displacement(self, displacement: Any) -> Any:
         """h at rows δ, (n, m) to (n,)."""
@@ -395,7 +404,11 @@ class UpdatableProxSession(ProxSession, Protocol):
 
 
 class ProxSolver(Protocol):
-    """A backend's proximal solver."""
+    """A backend's proximal solver.
+
+    One that takes problems with a `displacement` says so by an attribute `takes_displacements = True`; others are not
+    asked for them.
+    """
 
     def bid(self, problem: ProxProblem) -> Bid | Refusal:
         """Offer or refuse; must not solve."""

@@ -12,7 +12,7 @@ from alignkit.base.law import BaseLaw
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import seconds
 from alignkit.compiler.routes import Options, Request, Route
-from alignkit.contracts import Bid, Guarantee, Refusal
+from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import BackendUnavailableError
 from alignkit.registry import BackendStatus
 
@@ -168,7 +168,12 @@ def _ask(capability: str, request: Any, backend: str, statuses: Sequence[Backend
 def _answer(name: str, capability: str, request: Any, statuses: Sequence[BackendStatus]) -> Bid | Refusal:
     """One backend's bid or refusal, under the name it is registered by; a broken one refuses."""
     try:
-        answer = registry.require(name, capability, statuses)().bid(request)
+        solver = registry.require(name, capability, statuses)()
+        displacement = request.displacement if isinstance(request, ProxProblem) else None
+        # One that was written for quadratic costs would answer another problem than was asked.
+        if displacement is not None and not getattr(solver, "takes_displacements", False):
+            return Refusal(name, f"takes quadratic costs alone, and this is {displacement.cost.formula}")
+        answer = solver.bid(request)
         if not isinstance(answer, Bid | Refusal):
             return Refusal(name, f"broken: its bid is a {type(answer).__name__}, neither Bid nor Refusal")
         if isinstance(answer, Bid):

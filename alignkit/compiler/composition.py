@@ -28,12 +28,16 @@ from alignkit.expressions.rowspace import RowSpace, row_space
 
 __all__ = ["Recipe", "compose"]
 
+#: From this many entries on, a Q that leaves out one direction is not formed.
+_NEARLY_WHOLE = 16
 #: Parts of g in the row space of Q below this, relative to ‖g‖, are rounding.
 NEGLIGIBLE = 1e-12
 
 
 def compose(reward: Expression, *, dimension_max: int = 256, tolerance: float = 1e-9) -> Composition:
     """Write a reward as r(x) = f(w) + ⟨g, x⟩ + c with w = Qx, QQᵀ = I, Qg = 0 and Q of minimal rank.
+
+    Where the rank is d, or d − 1 in many dimensions, Q is the identity and f the reward.
 
     Arguments:
         reward: a scalar expression of one variable; one entry in any shape counts as scalar.
@@ -149,7 +153,7 @@ class Recipe:
             self._f = None
             return self._finish(None, linear, constant + self._remainder)
         space = self._space = self._factorise()
-        if space.subspace.dimension == variable.size:
+        if _saves_nothing(space.subspace.dimension, variable.size):
             return self._compose_whole()
         self._w = w = Variable((space.subspace.dimension,), name="w") if space.subspace.dimension else None
         replaced = {
@@ -221,6 +225,14 @@ class Recipe:
             self._leaves.rows,
             self._tolerance,
         )
+
+
+def _saves_nothing(rank: int, ambient: int) -> bool:
+    """Whether Q would be as large as the identity: of full rank, or short of it by one, as for differences.
+
+    One direction is not worth a dense matrix, behind which f no longer sees single entries.
+    """
+    return rank == ambient or (rank == ambient - 1 and ambient >= _NEARLY_WHOLE)
 
 
 def _no_rows(columns: int, tolerance: float) -> RowSpace:

@@ -197,3 +197,11 @@ def test_large_images_cost_less_than_four_times_their_matrix(kind: str) -> None:
     point = np.random.default_rng(2).standard_normal((1, x.size))
     found = composition.nonlinear.value(composition.subspace.project(point)) + point @ composition.linear
     np.testing.assert_allclose(found + composition.constant, reward.value(point.reshape(1, *x.shape)), rtol=1e-9)
+
+
+def test_differences_of_neighbours_keep_single_entries():
+    x = ex.Variable(64)
+    found = compose(-ex.total_variation(x) + ex.sum(x))
+    assert found.subspace.is_identity and found.dimension == 64
+    rows = np.random.default_rng(0).normal(size=(3, 64))
+    assert found.nonlinear.value(rows) == pytest.approx(-np.abs(np.diff(rows)).sum(axis=1) + rows.sum(axis=1))
