@@ -8,4 +8,5 @@ manifest = Manifest(
     name="numba",
     engines=("numba",),
     install="pip install 'alignkit[numba]'",
+    prox_solver="alignkit_numba.prox:NumbaProxSolver",
 )

@@ -1,0 +1,88 @@
+"""Sums of smooth convex functions of affine maps, as arrays that a compiled kernel reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.contracts import Floats
+from alignkit.transport.canonical import HuberLoss, LogisticLoss, ProximalForm, SoftMaximum
+
+__all__ = ["HUBER", "LOGISTIC", "SOFT_MAXIMUM", "SmoothLoss"]
+
+SOFT_MAXIMUM, LOGISTIC, HUBER = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothLoss:
+    """A sum of smooth blocks as the kernel reads it.
+
+    Arguments:
+        matrix: B, (m, k).
+        offset: b, (m,).
+        products: B_ri·B_rj, (k(k + 1)/2, m), pairs j ≤ i in order of i.
+        kinds: of each block.
+        ends: of each block's rows of B.
+        weights: of each row of B; of a block of a soft maximum all are the block's.
+        thresholds: of each block.
+        curvature: an upper bound on the largest eigenvalue of BᵀΦ''B.
+        rounding: the numbers r, t with the rounding of B·∇φ below (r‖y‖ + t)·ε.
+    """
+
+    matrix: Floats
+    offset: Floats
+    products: Floats
+    kinds: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    weights: Floats
+    thresholds: Floats
+    curvature: float
+    rounding: tuple[float, float]
+
+    @staticmethod
+    def of(form: ProximalForm) -> SmoothLoss:
+        """The loss of a canonical form whose blocks are all smooth."""
+        matrix = np.ascontiguousarray(form.matrix)
+        rows, k = matrix.shape
+        kinds, thresholds = np.empty(len(form.blocks), np.int64), np.zeros(len(form.blocks))
+        weights, bends = np.empty(rows), np.empty(rows)
+        steepest, slip_by_size, slip = 0.0, 0.0, 0.0
+        sizes = np.sqrt((matrix**2).sum(axis=1))
+        for at, (block, part) in enumerate(form.parts):
+            if isinstance(block, SoftMaximum):
+                kinds[at], weights[part], bends[part] = SOFT_MAXIMUM, block.weight, 0.5 * block.weight
+                top = float(sizes[part].max(initial=0.0))
+                steepest += block.weight * top
+                slip_by_size += block.weight * top**2
+                slip += block.weight * top * float(np.abs(form.offset[part]).max(initial=0.0))
+                continue
+            if isinstance(block, LogisticLoss):
+                kinds[at], weights[part], bends[part], slope = LOGISTIC, block.weights, 0.25 * block.weights, 1.0
+            else:
+                assert isinstance(block, HuberLoss)
+                kinds[at], weights[part], bends[part], slope = (
+                    HUBER,
+                    block.weights,
+                    2 * block.weights,
+                    2 * block.threshold,
+                )
+                thresholds[at] = block.threshold
+            steepest += float(slope * block.weights @ sizes[part])
+            slip_by_size += float(bends[part] @ sizes[part] ** 2)
+            slip += float((bends[part] * sizes[part]) @ np.abs(form.offset[part]))
+        bent = matrix * np.sqrt(bends)[:, None]
+        curvature = float(np.linalg.norm(bent, 2)) ** 2 if rows else 0.0
+        first, second = np.tril_indices(k)
+        return SmoothLoss(
+            matrix,
+            np.ascontiguousarray(form.offset),
+            np.ascontiguousarray((matrix[:, first] * matrix[:, second]).T),
+            kinds,
+            np.cumsum(form.sizes, dtype=np.int64),
+            weights,
+            thresholds,
+            curvature,
+            ((k + 2) * slip_by_size, (k + 2) * slip + (rows + 16) * steepest),
+        )

@@ -1,0 +1,259 @@
+"""Eight rows at a time: a vector of eight float64 as a numba type, one row in each lane.
+
+Kernels written over it compile to the vector instructions that the machine has, whatever LLVM's own vectoriser makes of
+their loops, and number a batch's rows across lanes, so that no operation depends on what the other lanes hold.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, overload, register_model
+
+from alignkit.contracts import Floats
+
+__all__ = [
+    "WIDTH",
+    "absolute",
+    "compiled",
+    "divide",
+    "exponential",
+    "fma",
+    "larger",
+    "load",
+    "logarithm",
+    "scratch",
+    "select_less",
+    "smaller",
+    "spread",
+    "store",
+]
+
+#: Rows that are worked on together: one AVX-512 register, two of AVX2, four of SSE2 and NEON.
+WIDTH = 8
+
+_DOUBLES = ir.VectorType(ir.DoubleType(), WIDTH)
+_LONGS = ir.VectorType(ir.IntType(64), WIDTH)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile on first use, to machine code that is kept on disk; strict IEEE arithmetic, no lock held."""
+    kernel: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(function)
+    return kernel
+
+
+class LanesType(types.Type):
+    """Eight float64 in a vector register."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+_LANES = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _DOUBLES)
+
+
+def _everywhere(value: float) -> ir.Constant:
+    return ir.Constant(_DOUBLES, [value] * WIDTH)
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, position: Any) -> Any:
+    """Where the lanes at a position begin."""
+    data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
+    start = builder.mul(position, ir.Constant(position.type, WIDTH))
+    return builder.bitcast(builder.gep(data, [start]), _DOUBLES.as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(typing: Any, array: Any, position: Any) -> Any:
+    """Lanes from array[8·position : 8·position + 8]."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature.args[0], *args), align=8)
+
+    return _LANES(array, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(typing: Any, array: Any, position: Any, lanes: Any) -> Any:
+    """array[8·position : 8·position + 8] = lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _LANES), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def spread(typing: Any, number: Any) -> Any:
+    """One number in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first = builder.insert_element(ir.Constant(_DOUBLES, ir.Undefined), args[0], ir.IntType(32)(0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+        return builder.shuffle_vector(first, ir.Constant(_DOUBLES, ir.Undefined), mask)
+
+    return _LANES(types.float64), generate
+
+
+def _binary(name: str) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def operation(typing: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, name)(*args)
+
+        return _LANES(_LANES, _LANES), generate
+
+    return operation
+
+
+_add, _subtract, _multiply, divide = (_binary(name) for name in ("fadd", "fsub", "fmul", "fdiv"))
+
+
+def _of_llvm(name: str, arity: int) -> Any:
+    """An operation that LLVM names `llvm.NAME`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = builder.module.declare_intrinsic(
+            f"llvm.{name}.v{WIDTH}f64", (), ir.FunctionType(_DOUBLES, [_DOUBLES] * arity)
+        )
+        return builder.call(function, args)
+
+    if arity == 1:
+
+        @intrinsic  # type: ignore[untyped-decorator]
+        def one(typing: Any, lanes: Any) -> Any:
+            return _LANES(_LANES), generate
+
+        return one
+    if arity == 2:
+
+        @intrinsic  # type: ignore[untyped-decorator]
+        def two(typing: Any, left: Any, right: Any) -> Any:
+            return _LANES(_LANES, _LANES), generate
+
+        return two
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def three(typing: Any, left: Any, right: Any, added: Any) -> Any:
+        return _LANES(_LANES, _LANES, _LANES), generate
+
+    return three
+
+
+#: left·right + added, in one rounding where the machine has it.
+fma = _of_llvm("fmuladd", 3)
+larger, smaller = _of_llvm("maxnum", 2), _of_llvm("minnum", 2)
+absolute = _of_llvm("fabs", 1)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def select_less(typing: Any, left: Any, right: Any, chosen: Any, other: Any) -> Any:
+    """`chosen` in the lanes with left < right, else `other`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return _LANES(_LANES, _LANES, _LANES, _LANES), generate
+
+
+def _operator(symbol: Any, operation: Any) -> None:
+    @overload(symbol)
+    def typed(left, right):  # type: ignore[no-untyped-def]
+        # numba wants the same annotations on both signatures, so neither has any.
+        if isinstance(left, LanesType) and isinstance(right, LanesType):
+            return lambda left, right: operation(left, right)  # noqa: PLW0108 - numba inlines a function, not an intrinsic
+        return None
+
+
+_operator(operator.add, _add)
+_operator(operator.sub, _subtract)
+_operator(operator.mul, _multiply)
+
+
+#: ln 2 in two parts, the first with trailing zeros so that its small multiples are exact.
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_ROUND = 1.5 * 2.0**52
+_FACTORIALS = [1.0 / float(np.prod(np.arange(1.0, order + 1.0))) for order in range(13)]
+
+
+def _muladd(builder: Any, left: Any, right: Any, added: Any) -> Any:
+    function = builder.module.declare_intrinsic(
+        f"llvm.fmuladd.v{WIDTH}f64", (), ir.FunctionType(_DOUBLES, [_DOUBLES] * 3)
+    )
+    return builder.call(function, [left, right, added])
+
+
+def _clip(builder: Any, lanes: Any, low: float, high: float) -> Any:
+    bounded = builder.select(builder.fcmp_ordered("<", lanes, _everywhere(low)), _everywhere(low), lanes)
+    return builder.select(builder.fcmp_ordered(">", bounded, _everywhere(high)), _everywhere(high), bounded)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def exponential(typing: Any, lanes: Any) -> Any:
+    """exp, to 2 units in the last place, its argument clipped to [−708, 709]; NaN stays NaN.
+
+    exp x = 2ⁿ·exp r with x = n·ln 2 + r and |r| ≤ ½ ln 2, where the Taylor polynomial of degree 12 errs by 2e-16.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x = _clip(builder, args[0], -708.0, 709.0)
+        # Adding 1.5·2⁵² rounds to an integer, which then stands in the low bits.
+        shifted = _muladd(builder, x, _everywhere(1.0 / np.log(2.0)), _everywhere(_ROUND))
+        whole = builder.fsub(shifted, _everywhere(_ROUND))
+        rest = _muladd(builder, whole, _everywhere(-_LN2_HIGH), x)
+        rest = _muladd(builder, whole, _everywhere(-_LN2_LOW), rest)
+        result = _everywhere(_FACTORIALS[12])
+        for coefficient in reversed(_FACTORIALS[:12]):
+            result = _muladd(builder, result, rest, _everywhere(coefficient))
+        power = builder.shl(builder.bitcast(shifted, _LONGS), ir.Constant(_LONGS, [52] * WIDTH))
+        return builder.bitcast(builder.add(builder.bitcast(result, _LONGS), power), _DOUBLES)
+
+    return _LANES(_LANES), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def logarithm(typing: Any, lanes: Any) -> Any:
+    """The natural logarithm of positive normal numbers, to 2e-16 absolutely or 4 units in the last place.
+
+    log x = e·ln 2 + 2·artanh((t − 1)/(t + 1)) with x = 2ᵉ·t and t in [√½, √2).
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], _LONGS)
+        # Counting exponents from √½ puts the mantissa into [√½, √2).
+        root_half = ir.Constant(_LONGS, [0x3FE6A09E667F3BCD] * WIDTH)
+        away = builder.sub(bits, root_half)
+        exponent = builder.ashr(away, ir.Constant(_LONGS, [52] * WIDTH))
+        mantissa = builder.bitcast(
+            builder.sub(bits, builder.shl(exponent, ir.Constant(_LONGS, [52] * WIDTH))), _DOUBLES
+        )
+        count = builder.sitofp(exponent, _DOUBLES)
+        ratio = builder.fdiv(builder.fsub(mantissa, _everywhere(1.0)), builder.fadd(mantissa, _everywhere(1.0)))
+        square = builder.fmul(ratio, ratio)
+        series = _everywhere(2.0 / 21.0)
+        for order in range(19, 0, -2):
+            series = _muladd(builder, series, square, _everywhere(2.0 / order))
+        small = _muladd(builder, count, _everywhere(_LN2_LOW), builder.fmul(series, ratio))
+        return _muladd(builder, count, _everywhere(_LN2_HIGH), small)
+
+    return _LANES(_LANES), generate
+
+
+def scratch(vectors: int) -> Floats:
+    """Room for some vectors of lanes, aligned to a cache line so that none of them straddles two."""
+    room = np.zeros(WIDTH * (vectors + 1))
+    start = -(room.ctypes.data // 8) % WIDTH
+    return room[start : start + WIDTH * vectors]
