@@ -29,6 +29,11 @@ __all__ = ["Workspace", "ascend", "workspace"]
 
 #: A row of B is dependent on the free ones when what is left of its square, relative to it, is below this.
 _DEPENDENT = 1e-11
+#: How often the slopes of one row are computed anew: each time adds the digits that the Gram matrix's condition costs.
+_MOST_REFRESHED = 4
+
+#: Sums may be taken in any order, so that they are taken in vector registers.
+_SUMS = {"reassoc", "contract", "nsz"}
 
 Workspace = tuple[Floats, Floats, Floats, Floats, Any, Any]
 
@@ -45,7 +50,7 @@ def workspace(rows: int) -> Workspace:
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def ascend(
     matrix: Floats,
     offset: Floats,
@@ -88,68 +93,73 @@ def ascend(
         if is_inside and _append(factor, gram, free, count, j):
             is_free[j] = True
             count += 1
-    stationary = count == 0
-    gap = math.inf
+    # The slopes are kept up to date through the Gram matrix, and computed anew whenever the gap seems small enough.
+    fresh, refreshed = True, 0
+    gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+    wanted = target * max(1.0, abs(objective))
+    stationary = count <= (1 if is_simplex else 0)
     for _ in range(limit):
-        gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
-        if gap <= target * max(1.0, abs(objective)):
-            break
+        if fresh and not gap > wanted:
+            return gap
         if not stationary:
             _newton(factor, free, count, slope, is_simplex, right, ones, move)
             step, blocking = _room(free, count, move, dual, upper, is_simplex, 1.0)
-            _advance(free, count, move, step, dual, upper, is_simplex)
-            if blocking < 0:
-                stationary = True
-            else:
-                held = free[blocking]
-                dual[held] = upper[held] if move[blocking] > 0 else (0.0 if is_simplex else -upper[held])
-                is_free[held] = False
-                _delete(factor, free, count, blocking)
+            _advance(gram, free, count, move, step, dual, upper, is_simplex, slope)
+            fresh = False
+            if blocking >= 0:
+                _hold(factor, gram, free, count, blocking, move, dual, upper, is_simplex, slope, is_free)
                 count -= 1
-                stationary = count == 0
+            stationary = blocking < 0 or count <= (1 if is_simplex else 0)
             continue
         level = _level(free, count, slope) if is_simplex else 0.0
-        entering = _entering(slope, level, dual, upper, is_free, is_simplex)
-        if entering < 0:
-            break
+        entering, left = _entering(slope, level, dual, upper, is_free, is_simplex)
+        if entering < 0 or left <= wanted:
+            if refreshed == _MOST_REFRESHED or (fresh and entering < 0):
+                break
+            gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+            wanted = target * max(1.0, abs(objective))
+            fresh, stationary = True, False
+            refreshed += 1
+            continue
         if _append(factor, gram, free, count, entering):
             is_free[entering] = True
             count += 1
             stationary = False
             continue
-        sign = 1.0 if slope[entering] > level else -1.0
-        _null_direction(factor, count, sign, move)
-        climb = sign * (slope[entering] - level)
-        bend = _curvature(matrix, free, count, move, entering, sign)
-        longest = (upper[entering] - dual[entering]) if sign > 0 else dual[entering] + (
-            0.0 if is_simplex else upper[entering]
+        rising = slope[entering] > level
+        _null_direction(factor, count, 1.0 if rising else -1.0, move)
+        climb = abs(slope[entering] - level)
+        bend = _curvature(matrix, free, count, move, entering, 1.0 if rising else -1.0)
+        if rising:
+            longest = upper[entering] - dual[entering]
+        else:
+            longest = dual[entering] + (0.0 if is_simplex else upper[entering])
+        step, blocking = _room(
+            free, count, move, dual, upper, is_simplex, climb / bend if bend * longest > climb else longest
         )
-        inside = longest
-        if bend * longest > climb:
-            inside = climb / bend
-        step, blocking = _room(free, count, move, dual, upper, is_simplex, inside)
-        _advance(free, count, move, step, dual, upper, is_simplex)
+        _advance(gram, free, count, move, step, dual, upper, is_simplex, slope)
+        fresh = False
+        if step == longest:
+            # Exactly on its bound, whatever the rounding of a sum.
+            moved = (upper[entering] if rising else (0.0 if is_simplex else -upper[entering])) - dual[entering]
+            dual[entering] = upper[entering] if rising else (0.0 if is_simplex else -upper[entering])
+        else:
+            moved = step if rising else -step
+            dual[entering] += moved
+        for j in range(rows):
+            slope[j] -= moved * gram[entering, j]
         if blocking >= 0:
-            held = free[blocking]
-            dual[held] = upper[held] if move[blocking] > 0 else (0.0 if is_simplex else -upper[held])
-            is_free[held] = False
-            _delete(factor, free, count, blocking)
+            _hold(factor, gram, free, count, blocking, move, dual, upper, is_simplex, slope, is_free)
             count -= 1
-            dual[entering] += sign * step
             stationary = False
             if _append(factor, gram, free, count, entering):
                 is_free[entering] = True
                 count += 1
-        elif step == longest:
-            dual[entering] = sign * upper[entering] if (sign > 0 or not is_simplex) else 0.0
-        else:
-            dual[entering] += sign * step
-    else:
-        gap, _ = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+    gap, _ = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
     return gap
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _evaluate(
     matrix: Floats,
     offset: Floats,
@@ -189,7 +199,7 @@ def _evaluate(
     return gap, objective
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _append(factor: Floats, gram: Floats, free: Any, count: int, row: int) -> bool:
     """Add a row to the factor, unless it depends on the others; its entries are written all the same."""
     rest = gram[row, row]
@@ -207,7 +217,7 @@ def _append(factor: Floats, gram: Floats, free: Any, count: int, row: int) -> bo
     return True
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _delete(factor: Floats, free: Any, count: int, at: int) -> None:
     """Remove a row from the factor by plane rotations."""
     for i in range(at, count - 1):
@@ -224,7 +234,7 @@ def _delete(factor: Floats, free: Any, count: int, at: int) -> None:
             factor[r, i + 1] = cosine * out - sine * left
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _newton(
     factor: Floats,
     free: Any,
@@ -255,7 +265,7 @@ def _newton(
     _back_substitute(factor, count, right, move)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _back_substitute(factor: Floats, count: int, right: Floats, move: Floats) -> None:
     for i in range(count):
         move[i] = right[i]
@@ -265,7 +275,7 @@ def _back_substitute(factor: Floats, count: int, right: Floats, move: Floats) ->
             move[t] -= factor[i, t] * move[i]
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _null_direction(factor: Floats, count: int, sign: float, move: Floats) -> None:
     """How the free coordinates answer a unit move of the dependent one that `_append` refused."""
     _back_substitute(factor, count, factor[count], move)
@@ -273,7 +283,7 @@ def _null_direction(factor: Floats, count: int, sign: float, move: Floats) -> No
         move[i] *= -sign
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _curvature(matrix: Floats, free: Any, count: int, move: Floats, entering: int, sign: float) -> float:
     """‖Bᵀd‖² of a direction, nearly zero where the rows are dependent."""
     total = 0.0
@@ -285,7 +295,7 @@ def _curvature(matrix: Floats, free: Any, count: int, move: Floats, entering: in
     return total
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _room(
     free: Any, count: int, move: Floats, dual: Floats, upper: Floats, is_simplex: bool, longest: float
 ) -> tuple[float, int]:
@@ -306,17 +316,54 @@ def _room(
     return step, blocking
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _advance(
-    free: Any, count: int, move: Floats, step: float, dual: Floats, upper: Floats, is_simplex: bool
+    gram: Floats,
+    free: Any,
+    count: int,
+    move: Floats,
+    step: float,
+    dual: Floats,
+    upper: Floats,
+    is_simplex: bool,
+    slope: Floats,
 ) -> None:
+    """Move the free coordinates, and the slopes with them."""
     for i in range(count):
         j = free[i]
-        floor = 0.0 if is_simplex else -upper[j]
-        dual[j] = min(max(dual[j] + step * move[i], floor), upper[j])
+        before = dual[j]
+        dual[j] = min(max(before + step * move[i], 0.0 if is_simplex else -upper[j]), upper[j])
+        moved = dual[j] - before
+        for t in range(len(slope)):
+            slope[t] -= moved * gram[j, t]
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _hold(
+    factor: Floats,
+    gram: Floats,
+    free: Any,
+    count: int,
+    at: int,
+    move: Floats,
+    dual: Floats,
+    upper: Floats,
+    is_simplex: bool,
+    slope: Floats,
+    is_free: Any,
+) -> None:
+    """Put the free coordinate that met its bound exactly on it, and hold it there."""
+    j = free[at]
+    before = dual[j]
+    dual[j] = upper[j] if move[at] > 0.0 else (0.0 if is_simplex else -upper[j])
+    moved = dual[j] - before
+    for t in range(len(slope)):
+        slope[t] -= moved * gram[j, t]
+    is_free[j] = False
+    _delete(factor, free, count, at)
+
+
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _level(free: Any, count: int, slope: Floats) -> float:
     """The slope that the free coordinates share at their maximum: the multiplier of the fixed sum."""
     total = 0.0
@@ -325,17 +372,21 @@ def _level(free: Any, count: int, slope: Floats) -> float:
     return total / count
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def _entering(
     slope: Floats, level: float, dual: Floats, upper: Floats, is_free: Any, is_simplex: bool
-) -> int:
-    """The held coordinate that adds most to the gap; −1 where none adds anything. The first of equals."""
-    best, most = -1, 0.0
+) -> tuple[int, float]:
+    """The held coordinate that adds most to the gap, the first of equals (−1: none adds any), and the gap."""
+    best, most, total, top = -1, 0.0, 0.0, 0.0
     for j in range(len(dual)):
         if is_free[j]:
             continue
         excess = slope[j] - level
-        room = upper[j] - dual[j] if excess > 0 else dual[j] + (0.0 if is_simplex else upper[j])
+        room = upper[j] - dual[j] if excess > 0.0 else dual[j] + (0.0 if is_simplex else upper[j])
         if abs(excess) * room > most:
             best, most = j, abs(excess) * room
-    return best
+        if is_simplex and excess > 0.0:
+            top = max(top, excess * upper[j])
+        else:
+            total += abs(excess) * room
+    return best, total + top
