@@ -27,7 +27,7 @@ from alignkit.expressions.atoms import (
     quadratic,
 )
 
-__all__ = ["LOWERINGS", "UNLOWERED", "Lowering", "groups", "pieces"]
+__all__ = ["LOWERINGS", "UNLOWERED", "Lowering", "groups", "has_simple_power", "lower_p_norms", "pieces"]
 
 #: From (cvxpy, atom, arguments, constraints to add to) to the values.
 Lowering = Callable[[Any, Any, list[Any], list[Any]], Any]
@@ -86,20 +86,24 @@ def _is_sorted(members: NDArray[np.int64]) -> bool:
 def _lower_power(cp: Any, atom: Any, arg: Any) -> Any:
     # cvxpy has powers of two on all reals, other even powers for x ≥ 0 only.
     base = cp.abs(arg) if atom.is_even else arg
-    return cp.power(base, atom.p, approx=_is_simple(atom.p))
+    return cp.power(base, atom.p, approx=has_simple_power(atom.p))
 
 
-def _is_simple(p: float) -> bool:
+def has_simple_power(p: float) -> bool:
+    """Whether a power is better written with second-order cones."""
     return float(Fraction(p).limit_denominator(_LARGEST_DENOMINATOR)) == p and abs(p) <= _LARGEST_DENOMINATOR
 
 
-def _lower_pnorm(cp: Any, atom: Any, rows: Any, constraints: list[Any]) -> Any:
+def lower_p_norms(cp: Any, p: float, rows: Any, constraints: list[Any]) -> Any:
+    """‖·‖_p of each row, (j, r) to (j,)."""
+    if p in (1.0, 2.0, np.inf):
+        return cp.norm(rows, p, axis=1)
     # |x_i| ≤ s_i^(1/p) t^(1 − 1/p) and Σ s_i = t: cvxpy's own has no axis.
     shares, total = cp.Variable(rows.shape), cp.Variable(rows.shape[0])
     wide = cp.reshape(total, (rows.shape[0], 1), order="C") @ np.ones((1, rows.shape[1]))
     constraints += [
         cp.sum(shares, axis=1) == total,
-        cp.PowCone3D(*(cp.vec(part, order="C") for part in (shares, wide, rows)), 1.0 / atom.p),
+        cp.PowCone3D(*(cp.vec(part, order="C") for part in (shares, wide, rows)), 1.0 / p),
     ]
     return total
 
@@ -166,7 +170,7 @@ LOWERINGS: dict[type[Atom], Lowering] = {
     norms.Norm1: _along_rows(lambda cp, atom, rows: cp.norm1(rows, axis=1)),
     norms.Norm2: _along_rows(lambda cp, atom, rows: cp.norm(rows, 2, axis=1)),
     norms.NormInf: _along_rows(lambda cp, atom, rows: cp.norm_inf(rows, axis=1)),
-    norms.PNorm: _reduced(_lower_pnorm),
+    norms.PNorm: _reduced(lambda cp, atom, rows, constraints: lower_p_norms(cp, atom.p, rows, constraints)),
     norms.SigmaMax: _lower_sigma_max,
     order.Max: _along_rows(lambda cp, atom, rows: cp.max(rows, axis=1)),
     order.Min: _along_rows(lambda cp, atom, rows: cp.min(rows, axis=1)),

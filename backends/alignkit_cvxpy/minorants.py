@@ -8,7 +8,7 @@ A poor y makes the bound loose, never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norm
 from alignkit_cvxpy.lowering import groups, pieces
 from alignkit_cvxpy.tree import Link, Node
 
-__all__ = ["MINORANTS", "Bound", "minorant"]
+__all__ = ["AT_DUALS", "MINORANTS", "Bound", "Rule", "minorant"]
 
 #: Slopes and constants of an affine minorant, row by row.
 Bound = tuple[Floats, Floats]
@@ -56,7 +56,15 @@ _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _INSIDE = 1e-6
 
 
-def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats], claimed: Floats | None = None) -> Bound:
+def minorant(
+    node: Node,
+    weights: Floats,
+    points: Floats,
+    duals: list[Floats],
+    *,
+    rules: Mapping[type[Atom], Rule],
+    claimed: Floats | None = None,
+) -> Bound:
     """Bound ±⟨weights, node(z)⟩ from below by an affine function of z, row by row; + for convex nodes, − for concave.
 
     Arguments:
@@ -64,6 +72,7 @@ def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats], c
         weights: (n, node.atom.size), nonnegative.
         points: z, (n, k), where the bound should be tight.
         duals: for each link the solver's slopes, (n, m).
+        rules: `MINORANTS`, or `AT_DUALS`.
         claimed: the solver's own weights, where they differ from `weights`.
 
     Returns:
@@ -72,7 +81,7 @@ def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats], c
     values = [_value(link, points) for link in node.links]
     # A slope of the wrong sign would ask for a majorant of a convex argument.
     hint = Hint([_signed(link, duals[link.index]) for link in node.links], weights if claimed is None else claimed)
-    slopes, constants = MINORANTS[type(node.atom)](node.atom, weights, values, hint)
+    slopes, constants = rules[type(node.atom)](node.atom, weights, values, hint)
     linear = np.zeros_like(points)
     for link, slope, guess in zip(node.links, slopes, hint.slopes, strict=True):
         step, shift = link.moved(slope)
@@ -83,7 +92,9 @@ def minorant(node: Node, weights: Floats, points: Floats, duals: list[Floats], c
                 (1.0 if inner.is_convex else -1.0) * (one if factor is None else np.asarray(one @ factor))
                 for one in (slope, guess)
             )
-            step, shift = minorant(inner, np.maximum(inward, 0.0), points, duals, np.maximum(guessed, 0.0))
+            step, shift = minorant(
+                inner, np.maximum(inward, 0.0), points, duals, rules=rules, claimed=np.maximum(guessed, 0.0)
+            )
             # Disciplined convexity makes `inward` nonnegative; should rounding break that, the row has no bound.
             shift = np.where((inward < 0.0).any(axis=1), -np.inf, shift)
             linear, constants = linear + step, constants + shift
@@ -267,3 +278,17 @@ MINORANTS: dict[type[Atom], Rule] = {
     lipschitz.Clip: _pieces,
     lipschitz.PiecewiseLinear: _pieces,
 }
+
+#: The same, at the solver's slopes wherever the conjugate is known. An error of the solver's point makes an error in
+#: the slope of a tangent there, which a bound that has kinks, or an edge, takes in full.
+AT_DUALS: dict[type[Atom], Rule] = MINORANTS | dict.fromkeys(
+    (
+        elementwise.Square,
+        elementwise.Huber,
+        exponential.Exp,
+        exponential.Logistic,
+        order.LogSumExp,
+        quadratic.SumSquares,
+    ),
+    _fenchel,
+)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.contracts import Floats
+from alignkit.contracts import Displacement, Floats
+from alignkit_cvxpy.costs import COSTS
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.penalty import Penalty
 from alignkit_cvxpy.tree import Link, Node, Tree
@@ -27,7 +28,7 @@ class Block:
 
     Arguments:
         tree: the summands of f that are not quadratic, at the present values of the parameters.
-        penalty: the quadratic rest, likewise.
+        penalty: the rest of the objective, likewise.
         points: the rows v, (b, k).
         accuracy: the solver's tolerances.
         doubt: how clear a proof of infeasibility must be; Clarabel's default holds it proved where rows v lie 10⁶ away.
@@ -51,7 +52,7 @@ class Block:
 
     @cached_property
     def gradient(self) -> Floats:
-        """The penalty's gradient, in units of the objective, (b, k)."""
+        """The gradient of the quadratic part of f, in units of the objective, (b, k)."""
         return self.penalty.gradient(self.points) / self.unit
 
     @cached_property
@@ -73,7 +74,7 @@ class Answer:
     """What a solver said of a block.
 
     Arguments:
-        step: u = z − v, (b, k); zero where there is no solution.
+        step: u = z − v, or δ, (b, penalty.size); zero where there is no solution.
         duals: the slope of the objective in each link's variable, (b, m) each.
         solved: whether there is a solution at all, accurate or not.
         status: cvxpy's word for it.
@@ -86,13 +87,14 @@ class Answer:
 
 
 class BlockProgram:
-    """Minimise Σ_rows −f(v + u) + (λ/2)‖u‖² over b rows at once.
+    """Minimise Σ_rows −f(v + u) + (λ/2)‖u‖² over b rows at once, or Σ_rows −f(v + Rδ) − ⟨g, δ⟩ + λ·h(δ).
 
     Arguments:
         block: rows and numbers to compile for.
         fixed: compile for these numbers alone, in less time and memory.
 
-    Every number that may change is a parameter of cvxpy's: λ as √(λ/2), which multiplies u; the coefficients of atoms;
+    Every number that may change is a parameter of cvxpy's: λ as √(λ/2), which multiplies u, or as a factor of h; g; the
+    coefficients of atoms;
     and of a link s = M(v + u) + b the offset M v + b, and M where it depends on a parameter. The link itself is there
     because f(parameter + Mu) is not DPP inside every atom, and because its dual is what certifies a solution.
     """
@@ -108,11 +110,13 @@ class BlockProgram:
         self._slots: list[tuple[Any, Callable[[Block], Any]]] = []
         self._constraints: list[Any] = [None] * len(tree.links)
         self._margin = self._slot((), lambda now: now.margin, nonneg=True)
-        self._step = cp.Variable((self._rows, tree.dimension))
+        self._moved = self._step = cp.Variable((self._rows, tree.dimension))
         objective = sum(cp.sum_squares(self._penalised(place)) for place in range(len(block.penalty.factors)))
+        if block.penalty.displacement is not None:
+            objective += self._price(block.penalty.displacement)
         if not fixed or block.gradient.any():
             gradient = self._slot(block.points.shape, lambda now: now.gradient)
-            objective -= cp.sum(cp.multiply(gradient, self._step))
+            objective -= cp.sum(cp.multiply(gradient, self._moved))
         for place in range(len(tree.terms)):
             objective += self._summand(place)
         self.problem: Any = cp.Problem(cp.Minimize(objective), self._constraints)
@@ -152,7 +156,7 @@ class BlockProgram:
     def no_answer(self, block: Block, status: str) -> Answer:
         """The answer where the solver has none."""
         zeros = [np.zeros((self._rows, link.size)) for link in block.tree.links]
-        return Answer(np.zeros_like(block.points), zeros, False, status)
+        return Answer(np.zeros((self._rows, block.penalty.size)), zeros, False, status)
 
     def _slot(self, shape: tuple[int, ...], read: Callable[[Block], Any], *, nonneg: bool = False) -> Any:
         """Numbers that may change: a parameter that `read` fills in before every solve, or their value if fixed."""
@@ -172,9 +176,22 @@ class BlockProgram:
         factor = self._first.penalty.factors[place]
         if factor.moves:
             matrix = self._slot(factor.matrix.shape, lambda now: scale(now) * now.penalty.factors[place].matrix)
-            return self._step @ matrix.T
-        applied = self._step if factor.matrix is None else self._step @ factor.matrix.T
+            return self._moved @ matrix.T
+        applied = self._moved if factor.matrix is None else self._moved @ factor.matrix.T
         return self._slot((), scale, nonneg=True) * applied
+
+    def _price(self, displacement: Displacement) -> Any:
+        """λ·h(δ) − ⟨g, δ⟩ in units of the objective, summed over rows, with u = Rδ."""
+        cp, rows = self._cp, displacement.rows
+        if rows is not None:
+            self._step = cp.Variable((self._rows, displacement.size))
+            self._constraints.append(self._moved == self._step @ rows.T)
+        price = self._slot((), lambda now: now.penalty.weight / now.unit, nonneg=True) * COSTS[type(displacement.cost)](
+            cp, displacement.cost, self._step, self._constraints
+        )
+        if displacement.linear.any():
+            price -= cp.sum(self._step @ self._slot(displacement.linear.shape, _linear_of))
+        return price
 
     def _summand(self, place: int) -> Any:
         """−⟨coefficients, node⟩ in units of the objective, summed over rows; convex."""
@@ -212,7 +229,7 @@ class BlockProgram:
             matrix = link.matrix
             if link.moves:
                 matrix = self._slot(matrix.shape, lambda now: now.tree.links[link.index].matrix)
-            target = target + self._step @ matrix.T
+            target = target + self._moved @ matrix.T
         for place, (factor, inner) in enumerate(link.nested):
             lowered = self._lower(inner)
             if factor is not None and link.moves:
@@ -235,3 +252,9 @@ class BlockProgram:
             return np.zeros((self._rows, link.size))
         dual = block.unit * np.reshape(np.asarray(dual, dtype=np.float64), (self._rows, link.size))
         return dual if link.relation == ">=" else -dual
+
+
+def _linear_of(now: Block) -> Floats:
+    assert now.penalty.displacement is not None
+    found: Floats = now.penalty.displacement.linear / now.unit
+    return found

@@ -1,11 +1,13 @@
 """The proximal solver on cvxpy, with a certificate of its own for every row.
 
 For concave f a minorant of −f, built from Fenchel's inequality at the solver's duals, gives f(z) ≤ q(z) − ⟨p, z⟩ − κ
-for all z, whose maximum against the penalty is closed form. The gap of a row is that bound less the objective reached.
+for all z, whose maximum against the cost of moving is closed form. The gap of a row is that bound less the objective
+reached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +16,14 @@ from numpy.typing import NDArray
 from alignkit.citations import Citation
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
 from alignkit.errors import StaleFitError, UnboundedTransportError
+from alignkit.expressions.atom import Atom
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.splitting import split
+from alignkit_cvxpy.costs import COSTS
+from alignkit_cvxpy.displaced import DisplacementPenalty, displacement_penalty
 from alignkit_cvxpy.lowering import LOWERINGS, UNLOWERED
-from alignkit_cvxpy.minorants import MINORANTS, minorant
-from alignkit_cvxpy.penalty import Penalty, make_penalty
+from alignkit_cvxpy.minorants import AT_DUALS, MINORANTS, Rule, minorant
+from alignkit_cvxpy.penalty import ROUNDING, Majorant, Penalty, quadratic_penalty
 from alignkit_cvxpy.program import Answer, Block, BlockProgram
 from alignkit_cvxpy.tree import Tree, Unsupported, build_tree, moves
 
@@ -45,8 +50,8 @@ _FALLBACK = 1e-8
 _DOUBT = 1e-15
 #: What the solver calls a problem without a maximum.
 _NO_MAXIMUM = ("unbounded", "infeasible")
-#: Float64 rounding of the certificate, relative to the numbers it is a difference of.
-_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+#: Parts of λ at which an anchor is looked for, the one that lies deepest inside the ball first.
+_SHARES = tuple(1.0 - 0.5**halvings for halvings in range(1, 16))
 #: λ must exceed λ_max(H) by this, relative to λ.
 _MARGIN = 1e-10
 
@@ -72,8 +77,9 @@ _PAPERS = (
 class CvxpyProxSolver:
     """Proximal maps of any concave f that is DCP, by Clarabel, with a rigorous gap for every row.
 
-    It also takes convex quadratic summands that λ dominates. Rows are stacked into blocks, one DPP problem is compiled
-    for each size of block. It runs on the CPU whatever device is asked for.
+    It takes every transport cost, and under the quadratic ones convex quadratic summands that λ dominates. Rows are
+    stacked into blocks, one DPP problem is compiled for each size of block. It runs on the CPU whatever device is asked
+    for.
 
     Example:
         ```python
@@ -87,14 +93,17 @@ class CvxpyProxSolver:
     def bid(self, problem: ProxProblem) -> Bid | Refusal:
         """Offer a certified solve, or say which summand is not concave or has no lowering."""
         try:
-            tree, _ = _prepare(problem)
+            tree, penalty = _prepare(problem)
         except Unsupported as obstacle:
             return Refusal(self.name, str(obstacle))
         certified = all(type(atom) in MINORANTS for atom in tree.atoms)
-        block = _block_rows(tree, problem.rows)
+        entries = _entries(tree, penalty)
+        block = _block_rows(entries, problem.rows)
         seconds = _SECONDS_TO_COMPILE + np.ceil(problem.rows / block) * _SECONDS_PER_CALL
         products = sum(link.size * tree.dimension * min(link.size, tree.dimension) for link in tree.links)
-        seconds += problem.rows * (_entries(tree) * _SECONDS_PER_ENTRY + products * _SECONDS_PER_PRODUCT)
+        if penalty.displacement is not None and penalty.displacement.rows is not None:
+            products += penalty.size * tree.dimension * min(penalty.size, tree.dimension)
+        seconds += problem.rows * (entries * _SECONDS_PER_ENTRY + products * _SECONDS_PER_PRODUCT)
         guarantee = Guarantee.CERTIFIED if certified else Guarantee.HEURISTIC
         return Bid(self.name, f"Clarabel, {block} rows at a time", guarantee, float(seconds), citations=_PAPERS)
 
@@ -112,42 +121,53 @@ class CvxpyProxSolver:
 
 
 def _prepare(problem: ProxProblem) -> tuple[Tree, Penalty]:
-    parts = split(problem.nonlinear)
+    parts, displacement = split(problem.nonlinear), problem.displacement
     if parts.curved and not parts.has_small_hessian:
         raise Unsupported(f"the quadratic summands have a Hessian of size k = {parts.dimension}, too large to form")
-    if parts.critical_weight >= problem.weight * (1 - _MARGIN):
+    if displacement is not None and type(displacement.cost) not in COSTS:
+        raise Unsupported(f"the cost {type(displacement.cost).__name__} has no lowering to cvxpy")
+    if parts.critical_weight >= (problem.weight * (1 - _MARGIN) if displacement is None else np.finfo(np.float64).tiny):
         growing = next(part for part in parts.curved if not part.is_concave)
-        raise Unsupported(
-            f"the summand {growing.atom} is convex, and λ = {problem.weight:.6g} does not exceed the largest "
-            f"curvature, {parts.critical_weight:.6g}"
+        rule = (
+            f"λ = {problem.weight:.6g} does not exceed the largest curvature, {parts.critical_weight:.6g}"
+            if displacement is None
+            else "only a quadratic cost dominates that"
         )
+        raise Unsupported(f"the summand {growing.atom} is convex, and {rule}")
     tree = build_tree(problem.nonlinear, parts)
     for atom in tree.atoms:
         if type(atom) not in LOWERINGS:
             reason = UNLOWERED.get(type(atom), "is unknown to this backend")
             raise Unsupported(f"{atom} has no lowering to cvxpy: {atom.name} {reason}")
-    if _entries(tree) > _LARGEST_ENTRIES:
-        raise Unsupported(f"a row has about {_entries(tree)} conic variables, more than {_LARGEST_ENTRIES}")
     curves = moves(problem.nonlinear) or any(moves(part.atom.args[0]) for part in parts.curved)
-    return tree, make_penalty(parts, problem.weight, moves=curves)
+    penalty: Penalty = (
+        quadratic_penalty(parts, problem.weight, moves=curves)
+        if displacement is None
+        else displacement_penalty(parts, problem.weight, displacement, moves=curves)
+    )
+    entries = _entries(tree, penalty)
+    if entries > _LARGEST_ENTRIES:
+        raise Unsupported(f"a row has about {entries} conic variables, more than {_LARGEST_ENTRIES}")
+    return tree, penalty
 
 
-def _block_rows(tree: Tree, rows: int) -> int:
+def _block_rows(entries: int, rows: int) -> int:
     """How many rows to stack into a block: a power of 2, so that few programs are compiled."""
-    largest = min(_BLOCK_ROWS, max(1, _BLOCK_ENTRIES // _entries(tree)))
+    largest = min(_BLOCK_ROWS, max(1, _BLOCK_ENTRIES // entries))
     wanted = min(largest, max(rows, 1))
     return 1 << (wanted - 1).bit_length() if wanted < largest else 1 << (largest.bit_length() - 1)
 
 
-def _entries(tree: Tree) -> int:
-    """How many conic variables a row takes, about: its step, its links, and what their atoms add."""
-    return tree.dimension + 3 * tree.width
+def _entries(tree: Tree, penalty: Penalty) -> int:
+    """How many conic variables a row takes, about: its step, its links, and what their atoms and the cost add."""
+    return tree.dimension + 3 * tree.width + (0 if penalty.displacement is None else 2 * penalty.size)
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Certified points: z (n, k), the objective there and an upper bound of its supremum, (n,) each."""
+    """Certified steps (n, m), z (n, k), the objective there and an upper bound of its supremum, (n,) each."""
 
+    steps: Floats
     points: Floats
     objective: Floats
     upper: Floats
@@ -157,7 +177,7 @@ class _Rows:
         """The bound less the objective, (n,); infinite without a bound or outside the domain of f."""
         with np.errstate(invalid="ignore"):
             gap = self.upper - self.objective
-        return np.where(np.isnan(gap), np.inf, np.maximum(gap, 0.0)) + _ROUNDING * np.abs(
+        return np.where(np.isnan(gap), np.inf, np.maximum(gap, 0.0)) + ROUNDING * np.abs(
             np.where(np.isfinite(self.objective), self.objective, 0.0)
         )
 
@@ -169,6 +189,7 @@ class _Rows:
     def keep_better(self, chosen: NDArray[np.int64], other: _Rows) -> None:
         """Take over what `other`, one entry for each of `chosen`, has better."""
         better = other.objective > self.objective[chosen]
+        self.steps[chosen[better]] = other.steps[better]
         self.points[chosen[better]] = other.points[better]
         self.objective[chosen] = np.maximum(self.objective[chosen], other.objective)
         self.upper[chosen] = np.minimum(self.upper[chosen], other.upper)
@@ -180,7 +201,7 @@ class CvxpySession:
     Arguments:
         problem: what was asked.
         tree: the summands of f that are not quadratic.
-        penalty: the quadratic rest.
+        penalty: the rest of the objective.
     """
 
     def __init__(self, problem: ProxProblem, tree: Tree, penalty: Penalty) -> None:
@@ -188,12 +209,14 @@ class CvxpySession:
         self._versions = versions_of(problem.nonlinear.parameters())
         self._programs: dict[int, BlockProgram] = {}
         self._certified = all(type(atom) in MINORANTS for atom in tree.atoms)
+        self._seeks_anchor = True
 
     def update(self, problem: ProxProblem) -> bool:
         """Answer another problem from now on, if it needs no compilation.
 
         Arguments:
-            problem: its f is the same object, perhaps with other values of its parameters; its λ may be another.
+            problem: its f is the same object, perhaps with other values of its parameters; its λ may be another, and
+                so may the linear part of its displacement.
 
         Returns:
             True when this session answers it; False when it answers what it did before, and the other must be opened:
@@ -209,6 +232,7 @@ class CvxpySession:
             return False
         self.problem, self.tree, self.penalty = problem, tree, penalty
         self._versions = versions_of(problem.nonlinear.parameters())
+        self._seeks_anchor = True
         return True
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
@@ -226,12 +250,13 @@ class CvxpySession:
             )
         points = np.ascontiguousarray(points, dtype=np.float64)
         count = len(points)
-        best = _Rows(points.copy(), np.full(count, -np.inf), np.full(count, np.inf))
+        steps = np.zeros((count, self.penalty.size))
+        best = _Rows(steps, points.copy(), np.full(count, -np.inf), np.full(count, np.inf))
         solved = np.zeros(count, dtype=bool)
         todo = np.arange(count)
         # Rows that miss the tolerance are solved again by themselves, where no other row spoils their scaling.
         for attempt, accuracy in enumerate(_ACCURACIES):
-            size = 1 if attempt else _block_rows(self.tree, count)
+            size = 1 if attempt else _block_rows(_entries(self.tree, self.penalty), count)
             for first in range(0, len(todo), size):
                 chosen = todo[first : first + size]
                 solved[chosen] |= self._solve_block(points, chosen, size, accuracy, best)
@@ -241,7 +266,8 @@ class CvxpySession:
             if len(todo) == 0:
                 break
         unfinished = best.misses(self.problem.tolerance) if self._certified else ~solved
-        return ProxSolution(best.points, best.gap, unfinished)
+        displacement = None if self.penalty.displacement is None else best.steps
+        return ProxSolution(best.points, best.gap, unfinished, displacement=displacement)
 
     def _solve_block(self, points: Floats, chosen: NDArray[np.int64], size: int, accuracy: float, best: _Rows) -> bool:
         """Solve at most `size` rows in one block, padded with the first, and keep what is better than before."""
@@ -258,7 +284,7 @@ class CvxpySession:
         if answer.status in _NO_MAXIMUM and not np.isfinite(found.upper).all():
             self._refuse(answer.status)
         kept = slice(0, len(chosen))
-        best.keep_better(chosen, _Rows(found.points[kept], found.objective[kept], found.upper[kept]))
+        best.keep_better(chosen, _Rows(found.steps[kept], found.points[kept], found.objective[kept], found.upper[kept]))
         return answer.solved
 
     def _refuse(self, status: str) -> None:
@@ -271,7 +297,7 @@ class CvxpySession:
         )
 
     def _program(self, block: Block) -> BlockProgram:
-        if _entries(self.tree) > _PARAMETRISED_ENTRIES:
+        if _entries(self.tree, self.penalty) > _PARAMETRISED_ENTRIES:
             return BlockProgram(block, fixed=True)
         rows = len(block.points)
         if rows not in self._programs:
@@ -279,35 +305,51 @@ class CvxpySession:
         return self._programs[rows]
 
     def _certify(self, points: Floats, answer: Answer) -> _Rows:
-        """Bound the objective of each row from above, and take the better of the solver's point and the bound's own."""
-        found = points + answer.step
-        objective = self._objective(points, found)
+        """Bound the objective of each row from above, and take the better of the solver's step and the bound's own."""
+        steps = answer.step
+        found, objective = self._reached(points, steps)
         if not self._certified:
-            return _Rows(found, objective, np.full(len(points), np.inf))
-        linear, constants = np.zeros_like(points), np.zeros(len(points))
-        for coefficients, node in self.tree.terms:
-            weights = np.broadcast_to(np.abs(coefficients), (len(points), len(coefficients)))
-            step, shift = minorant(node, weights, found, answer.duals)
-            linear, constants = linear + step, constants + shift
-        slopes = self.penalty.gradient(points) - linear
-        step = self.penalty.best_step(slopes)
-        parts = (
-            self.penalty.value(points),
-            -np.einsum("ni,ni->n", linear, points),
-            -constants,
-            0.5 * np.einsum("ni,ni->n", slopes, step),
-        )
-        upper = np.sum(parts, axis=0) + _ROUNDING * np.sum(np.abs(parts), axis=0)
-        other = points + step
-        other_objective = self._objective(points, other)
-        better = other_objective > objective
-        found = np.where(better[:, None], other, found)
-        objective = np.where(better, other_objective, objective)
-        return _Rows(found, objective, np.where(np.isnan(upper), np.inf, upper))
+            return _Rows(steps, found, objective, np.full(len(points), np.inf))
+        best = _Rows(steps.copy(), found.copy(), objective.copy(), np.full(len(points), np.inf))
+        for rules in (MINORANTS,) if self.penalty.displacement is None else (AT_DUALS, MINORANTS):
+            majorant = self._majorant(found, answer, rules)
+            upper, other = self.penalty.bound(points, found, majorant)
+            if np.isinf(upper).any() and self._finds_anchor(points[np.isinf(upper)][:1]):
+                upper, other = self.penalty.bound(points, found, majorant)
+            best.keep_better(np.arange(len(points)), _Rows(other, *self._reached(points, other), upper))
+            if not best.misses(self.problem.tolerance).any():
+                break
+        return best
 
-    def _objective(self, points: Floats, candidates: Floats) -> Floats:
-        """f(z) − (λ/2)‖z − v‖² of each row; −inf outside the domain of f."""
-        value = np.asarray(self.problem.nonlinear.value(candidates), dtype=np.float64)
-        distance = np.sum((candidates - points) ** 2, axis=1)
-        found: Floats = np.where(np.isnan(value), -np.inf, value) - 0.5 * self.problem.weight * distance
-        return found
+    def _reached(self, points: Floats, steps: Floats) -> tuple[Floats, Floats]:
+        """z and the objective of rows of steps, (n, k) and (n,); −inf outside the domain of f."""
+        found = points + self.penalty.moved(steps)
+        value = np.asarray(self.problem.nonlinear.value(found), dtype=np.float64)
+        return found, np.where(np.isnan(value), -np.inf, value) - self.penalty.price(steps, found - points)
+
+    def _majorant(self, found: Floats, answer: Answer, rules: Mapping[type[Atom], Rule]) -> Majorant:
+        """Of the atoms."""
+        slopes, constants = np.zeros_like(found), np.zeros(len(found))
+        for coefficients, node in self.tree.terms:
+            weights = np.broadcast_to(np.abs(coefficients), (len(found), len(coefficients)))
+            slope, constant = minorant(node, weights, found, answer.duals, rules=rules)
+            slopes, constants = slopes - slope, constants - constant
+        return Majorant(slopes, constants)
+
+    def _finds_anchor(self, point: Floats) -> bool:
+        """Look once for a majorant well inside the ball where the bound is finite: that of the row at a smaller λ."""
+        penalty = self.penalty
+        if not (self._seeks_anchor and isinstance(penalty, DisplacementPenalty) and penalty.has_edge):
+            return False
+        self._seeks_anchor = False
+        for share in _SHARES:
+            block = Block(self.tree, penalty.relaxed(share), point, _ACCURACIES[0])
+            answer = self._program(block).solve(block)
+            if not answer.solved:
+                continue
+            found = point + penalty.moved(answer.step)
+            anchored = penalty.anchored_at(found, self._majorant(found, answer, AT_DUALS))
+            if anchored is not None:
+                self.penalty = anchored
+                return True
+        return False

@@ -6,7 +6,7 @@ import pytest
 
 import alignkit.expressions as ak
 from alignkit.compiler.composition import compose
-from alignkit.contracts import Bid
+from alignkit.contracts import Bid, Refusal
 from alignkit.transport.reduction import TransportMap, reduce_transport
 from alignkit_cvxpy.prox import CvxpyProxSolver
 from alignkit_torch.prox import TorchProxSolver
@@ -78,8 +78,8 @@ def test_agrees_with_the_program_in_full_dimension(name):
     problem = reduce_transport(composition, weight, rows=5)
     for letter, solver in SOLVERS.items():
         bid = solver().bid(problem)
-        assert isinstance(bid, Bid) == (letter in backends), (letter, bid)
-        if letter not in backends:
+        assert isinstance(bid, Bid) or letter not in backends, (letter, bid)
+        if isinstance(bid, Refusal):
             continue
         moved = TransportMap(composition, weight, solver().open(problem)).apply(rows)
         assert not moved.unfinished.any() and (moved.relative_gap <= 1e-6).all()

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from alignkit.errors import UnboundedTransportError
 from alignkit.expressions.splitting import split
 from alignkit_cvxpy import prox
 from alignkit_cvxpy.lowering import LOWERINGS
-from alignkit_cvxpy.minorants import MINORANTS, minorant
+from alignkit_cvxpy.minorants import AT_DUALS, MINORANTS, minorant
 from alignkit_cvxpy.program import Block
 from alignkit_cvxpy.prox import CvxpyProxSolver
 from alignkit_cvxpy.tree import build_tree
@@ -151,9 +152,9 @@ def test_minorants_hold_for_any_duals_whatsoever(name):
     others = 3.0 * RNG.standard_normal((200, K))
     for scale in (0.0, 0.3, 10.0):
         duals = [scale * RNG.standard_normal((8, link.size)) for link in tree.links]
-        for coefficients, node in tree.terms:
+        for (coefficients, node), rules in itertools.product(tree.terms, (MINORANTS, AT_DUALS)):
             weights = np.broadcast_to(np.abs(coefficients), (8, len(coefficients)))
-            slopes, constants = minorant(node, weights, points, duals)
+            slopes, constants = minorant(node, weights, points, duals, rules=rules)
             sign = 1.0 if node.is_convex else -1.0
             values = sign * np.reshape(node.atom.value(others), (200, -1)) @ weights[0]
             assert np.isfinite(constants).all()
