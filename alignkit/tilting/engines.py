@@ -59,7 +59,13 @@ def choose_engine(target: TiltTarget, engine: str) -> Engine:
 
 
 def fit_tilt(
-    target: TiltTarget, sampler: TiltSampler, *, engine: str = "auto", seed: int, progress: Progress = None
+    target: TiltTarget,
+    sampler: TiltSampler,
+    *,
+    engine: str = "auto",
+    particles: int | None = None,
+    seed: int,
+    progress: Progress = None,
 ) -> FittedTilt:
     """Fit a target.
 
@@ -67,6 +73,7 @@ def fit_tilt(
         target: the law wanted.
         sampler: the backend's.
         engine: "auto", "direct" or "annealed".
+        particles: how many the annealed engine carries; its own choice if None.
         seed: fixes every draw of the fit.
         progress: told how far it is.
 
@@ -80,4 +87,4 @@ def fit_tilt(
     session = sampler.open(target.program)
     if chosen == "direct":
         return fit_direct(target, session, seed=seed, progress=progress)
-    return fit_annealed(target, session, seed=seed, progress=progress)
+    return fit_annealed(target, session, seed=seed, particles=particles, progress=progress)

@@ -156,11 +156,10 @@ def _fit_by_quadrature(
     member = solution.member
     target = request.at(member.slopes)
     fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=progress)
-    rows = ROWS
-    draws = fitted.sample(rows, seed=fold_seed(seed, "draws"), progress=progress)
-    node = Node(member.slopes, fitted, request.statistics(session.features(draws)), float(rows))
+    draws_seed = fold_seed(seed, "draws")
+    node = Node.drawn(request, session, member.slopes, fitted, ROWS, seed=draws_seed, progress=progress)
     nothing = np.zeros((1, family.size))
-    base_draws = session.draw(nothing, rows, seed=fold_seed(seed, "draws of the base"), progress=progress)
+    base_draws = session.draw(nothing, ROWS, seed=fold_seed(seed, "draws of the base"), progress=progress)
     means = node.means()
     kl = Estimate(member.divergence, family.error + family.precision * float(np.abs(member.slopes) @ family.scale))
     moments = replace(fitted.moments, log_partition=Estimate(member.log_partition, family.error), kl=kl)

@@ -11,11 +11,13 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.contracts import Floats, Progress, TiltSampler, TiltSession
 from alignkit.errors import ImproperTargetError, InfeasibleError, Status
 from alignkit.estimates import Estimate
 from alignkit.noise import fold_seed
+from alignkit.tilting.annealed import AnnealedTilt, particle_count
 from alignkit.tilting.engines import fit_tilt
 from alignkit.tilting.exponential_family import WeightedDraws
 from alignkit.tilting.fitted import FittedTilt
@@ -31,13 +33,18 @@ __all__ = ["ROWS", "Node", "Rounds"]
 
 #: Draws of a round where they cost evaluations.
 ROWS = 4096
-# Where they cost nothing, and where they need annealing.
-_ROWS_FREE, _ROWS_LEARNED = 16384, 2048
+# Where they cost nothing.
+_ROWS_FREE = 16384
 _ROUNDS = 16
+# Learned denoisers take annealing from p in every round. Rounds of this many particles look for the way first, half of
+# all rounds at most; the law at its end is drawn in full.
+_SCOUTS = 1024
+# In nats: of a learned denoiser, draws of laws as near as this are pooled. Its errors hardly differ between them.
+_NEAR = 0.01
 # The next law is one that the pool is still worth this share of a round's draws of.
 _ESS_SHARE = 0.1
 # In nats per moment: laws closer than this over the number of draws are one law as far as these can tell.
-_INDISTINGUISHABLE = 0.125
+_INDISTINGUISHABLE, _INDISTINGUISHABLE_LEARNED = 0.125, 0.25
 # A radius is reached within this, relative; where draws are exact, the standard error of KL is to be this.
 _RADIUS_TOLERANCE, _RADIUS_ERROR = 0.01, 0.0075
 # Rounds without progress after which draws speak against moments.
@@ -55,20 +62,47 @@ class Node:
         slopes: (m,).
         fitted: the sampler.
         statistics: of its draws, (n, m).
-        worth: how many independent draws they are.
+        groups: draws of one group may depend on each other, (n,); None where all are independent.
     """
 
     slopes: Floats
     fitted: FittedTilt
     statistics: Floats
-    worth: float
+    groups: NDArray[np.int64] | None
+
+    @staticmethod
+    def drawn(
+        request: LawRequest,
+        session: TiltSession,
+        slopes: Floats,
+        fitted: FittedTilt,
+        rows: int,
+        *,
+        seed: int,
+        progress: Progress,
+    ) -> Node:
+        """Draw rows of a fitted law, and look at them through a session on the request's extended tilts."""
+        groups = None
+        if isinstance(fitted, AnnealedTilt):
+            draws, groups = fitted.sample_by_island(rows, seed=seed, progress=progress)
+        else:
+            draws = fitted.sample(rows, seed=seed, progress=progress)
+        return Node(slopes, fitted, request.statistics(session.features(draws)), groups)
+
+    @property
+    def worth(self) -> float:
+        """How many independent draws they are: beside their own randomness there is that of what they come from."""
+        return 1 / (1 / len(self.statistics) + 1 / self.fitted.moments.ess)
 
     def means(self) -> tuple[Estimate, ...]:
         """Means of the statistics, with standard errors."""
-        rows = len(self.statistics)
-        inflation = math.sqrt(max(1.0, rows / self.worth))
-        errors = self.statistics.std(axis=0, ddof=1) / math.sqrt(rows) * inflation
         values = self.statistics.mean(axis=0)
+        influences = (self.statistics - values) / len(self.statistics)
+        if self.groups is not None:
+            members = self.groups == np.unique(self.groups)[:, None]
+            influences = members @ influences
+        count = len(influences)
+        errors = np.sqrt((influences**2).sum(axis=0) * count / (count - 1))
         return tuple(Estimate(float(value), float(error)) for value, error in zip(values, errors, strict=True))
 
 
@@ -97,10 +131,11 @@ class Rounds:
         self._request, self._sampler, self._session = request, sampler, session
         self._engine, self._seed, self._progress = engine, seed, progress
         self._is_exact = request.target.program.base.exact
-        exact_rows = ROWS if session.nfe_per_draw else _ROWS_FREE
-        self._rows = exact_rows if self._is_exact else _ROWS_LEARNED
+        self._rows = _ROWS_FREE if self._is_exact and not session.nfe_per_draw else ROWS
         self._nodes: list[Node] = []
         self._size = 1 + request.program.size
+        ambient = request.target.program.base.ambient
+        self._is_scouting = not self._is_exact and particle_count(ambient) > _SCOUTS
         nothing = np.zeros((1, request.extended.directions.shape[0]))
         base_draws = session.draw(nothing, self._rows, seed=fold_seed(seed, "draws of the base"), progress=progress)
         self._base = request.statistics(session.features(base_draws))
@@ -116,19 +151,21 @@ class Rounds:
         outcome = RadiusOutcome.REACHED
         solution: LawSolution | None = None
         stuck = 0
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
             family = self._family(at)
             solution, outcome = self._request.solve(family, solution)
             if not solution.is_solved and self._nodes:
                 self._refuse_unreached(solution)
             wanted = solution.member.slopes
             after, is_whole = self._next(family, at, wanted)
-            if is_whole and self._nodes and solution.is_solved and self._is_settled(family, wanted):
-                break
+            is_there = is_whole and bool(self._nodes) and solution.is_solved and self._is_settled(family, wanted)
             moved = float(np.abs((after - at) * self._scale).max())
             stuck = stuck + 1 if not is_whole and moved < 1e-3 * float(np.abs(after * self._scale).max()) else 0
-            if stuck >= _STUCK:
-                break
+            if is_there or stuck >= _STUCK:
+                if not self._is_scouting:
+                    break
+                self._is_scouting, stuck = False, 0
+            self._is_scouting = self._is_scouting and number < _ROUNDS // 2
             try:
                 self._add(after)
             except ImproperTargetError:
@@ -174,18 +211,22 @@ class Rounds:
         return np.where(spread > 0, spread, 1.0)
 
     def _family(self, at: Floats) -> WeightedDraws:
-        """What is known of the family: the whole pool; for a learned denoiser the latest draws, where there are some.
+        """What is known of the family: the whole pool; for a learned denoiser the laws near the latest, if any.
 
-        Draws of a learned denoiser follow its own laws, a little off those that weights would make of other draws; the
+        Draws of a learned denoiser follow its own laws, a little off those that weights would make of far draws; the
         moments of q are those of what it draws.
         """
         nothing = np.zeros(len(self._statistics))
         if self._is_exact or not self._nodes:
             return WeightedDraws(self._statistics, self._pool.log_weights(nothing), self._scale)
-        latest = self._nodes[-1].statistics
-        exponents = latest @ at
+        covariance = np.atleast_2d(np.cov(self._nodes[-1].statistics, rowvar=False))
+        near = [node for node in self._nodes if (node.slopes - at) @ covariance @ (node.slopes - at) / 2 <= _NEAR]
+        statistics = np.vstack([node.statistics for node in near])
+        laws = np.repeat(np.arange(len(near)), [len(node.statistics) for node in near])
+        exponents = statistics @ at
+        weights = Pool(np.stack([node.slopes for node in near]) @ statistics.T, laws).log_weights(exponents)
         level = self._pool.log_partition(self._statistics @ at).value
-        return WeightedDraws(latest, level - exponents - math.log(len(latest)), self._scale)
+        return WeightedDraws(statistics, level - exponents + weights, self._scale)
 
     def _next(self, family: WeightedDraws, at: Floats, wanted: Floats) -> tuple[Floats, bool]:
         """The furthest law on the way to the one wanted that the pool speaks for, and whether it is that one."""
@@ -199,7 +240,7 @@ class Rounds:
         size = len(family.log_weights)
         share = largest_share(
             lambda share: family.log_weights + family.statistics @ (at + share * step),
-            _ESS_SHARE * self._rows / size,
+            _ESS_SHARE * self._round_rows / size,
             at_most=largest,
         )
         return (wanted, True) if share == 1.0 else (at + share * step, False)
@@ -214,21 +255,33 @@ class Rounds:
             found = self._pool.divergence(self._statistics @ wanted)
             if found.standard_error > _RADIUS_ERROR * radius:
                 return False
-        return nats <= _INDISTINGUISHABLE * self._size / min(node.worth, len(node.statistics))
+        tolerated = _INDISTINGUISHABLE if self._is_exact else _INDISTINGUISHABLE_LEARNED
+        return nats <= tolerated * self._size / node.worth
+
+    @property
+    def _round_rows(self) -> int:
+        return 2 * _SCOUTS if self._is_scouting else self._rows
 
     def _add(self, slopes: Floats) -> None:
         """Draw the law of some slopes, and pool its draws with all before."""
         request, number = self._request, len(self._nodes) + 1
         seed = fold_seed(self._seed, f"round {number}")
-        fitted = fit_tilt(request.at(slopes), self._sampler, engine=self._engine, seed=seed, progress=self._progress)
-        draws = fitted.sample(self._rows, seed=fold_seed(seed, "draws"), progress=self._progress)
-        statistics = request.statistics(self._session.features(draws))
-        worth = min(float(self._rows), fitted.moments.ess)
-        node = Node(slopes, fitted, statistics, worth)
+        fitted = fit_tilt(
+            request.at(slopes),
+            self._sampler,
+            engine=self._engine,
+            particles=_SCOUTS if self._is_scouting else None,
+            seed=seed,
+            progress=self._progress,
+        )
+        draws_seed, rows = fold_seed(seed, "draws"), self._round_rows
+        node = Node.drawn(request, self._session, slopes, fitted, rows, seed=draws_seed, progress=self._progress)
         self._nodes.append(node)
         everyone = np.vstack([np.zeros(self._size), *(one.slopes for one in self._nodes)])
-        self._pool = self._pool.with_law(self._statistics @ slopes, everyone @ statistics.T)
-        self._statistics = np.vstack([self._statistics, statistics])
+        if node.groups is not None and self._pool.groups is None:
+            self._pool = replace(self._pool, groups=np.arange(self._pool.laws.size))
+        self._pool = self._pool.with_law(self._statistics @ slopes, everyone @ node.statistics.T, node.groups)
+        self._statistics = np.vstack([self._statistics, node.statistics])
 
     def _critical_weight(self) -> float:
         """A λ below which E_p exp(r/λ) is proved infinite, 0 where none is found; only a radius may lead there."""
@@ -273,7 +326,7 @@ class Rounds:
         )
         moments = replace(node.fitted.moments, log_partition=pooled, kl=kl)
         fitted = Measured(node.fitted, moments)
-        drawn = f"{len(self._nodes)} rounds of {self._rows:,} draws, pooled"
+        drawn = f"{len(self._statistics):,} draws, pooled, of {len(self._nodes)} laws beside the base"
         return LawFit(
             fitted=fitted,
             solution=held,
