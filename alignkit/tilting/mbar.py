@@ -200,16 +200,6 @@ class Pool:
             errors[block] = self._errors(weights, first=-1.0)
         return values, errors
 
-    def contributions(self, log_ratios: Floats) -> Floats:
-        """What the draws of each law contribute to the squared standard error of log E_p exp(u), (m, n) to (m, j).
-
-        They fall as 1/N_j, so that they tell which laws to draw more of.
-        """
-        found = np.empty((len(log_ratios), self.counts.size))
-        for block in _blocks(len(log_ratios), self.laws.size):
-            found[block] = self._variances(self._followed(self._weighed(log_ratios[block])[1], first=-1.0))
-        return found
-
     def _weighed(self, log_ratios: Floats) -> tuple[Floats, Floats]:
         """log E_p exp(u), (m,), and normalised weights under which the pool stands for p·exp(u), (m, n)."""
         exponents = log_ratios - self._settled[0]
