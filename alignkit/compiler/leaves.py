@@ -39,6 +39,10 @@ __all__ = ["Leaf", "Leaves", "centred"]
 SCALES = 1e6
 
 
+#: Of a mean of rows, relative to the largest of them.
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+
+
 def centred(atom: Expression, leaves: Leaves) -> tuple[Expression, Expression | None]:
     """Take the mean out of an atom that moves with a common shift of affine arguments: (centred atom, the mean)."""
     rate = atom.common_shift if isinstance(atom, Atom) else None
@@ -53,10 +57,20 @@ def centred(atom: Expression, leaves: Leaves) -> tuple[Expression, Expression | 
     assert isinstance(atom, Reduction)
     arg = atom.args[0]
     shift = mean(arg, atom.axis)
+    if _is_centred(arg, shift):
+        return atom, None
     level = arg - reshape(shift, kept_shape(arg.shape, atom.axis))
     leaves.scales[id(level)] = _row_scale(shift)
     leaves.names[id(level)] = f"{arg}, less their mean,"
     return folded(atom.with_args((level,))), shift if rate == 1.0 else rate * shift
+
+
+def _is_centred(arg: Expression, shift: Expression) -> bool:
+    """Whether the mean's rows are the rounding of rows that add up to zero, and taking it out would leave a g of it."""
+    if not shift.depends or arg.parameters():
+        return False
+    left, whole = row_norms(affine_map(shift).matrix), row_norms(affine_map(arg).matrix)
+    return left is not None and whole is not None and bool(left.max() <= _ROUNDING * whole.max())
 
 
 def _row_scale(shift: Expression) -> float:

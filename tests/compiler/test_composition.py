@@ -205,3 +205,9 @@ def test_differences_of_neighbours_keep_single_entries():
     assert found.subspace.is_identity and found.dimension == 64
     rows = np.random.default_rng(0).normal(size=(3, 64))
     assert found.nonlinear.value(rows) == pytest.approx(-np.abs(np.diff(rows)).sum(axis=1) + rows.sum(axis=1))
+
+
+def test_pieces_that_add_up_to_nothing_leave_no_linear_part():
+    slopes = np.random.default_rng(0).normal(size=(5, 20))
+    found = compose(ex.max((slopes - slopes.mean(axis=0)) @ ex.Variable(20)))
+    assert found.dimension == 4 and not found.linear.any()
