@@ -14,44 +14,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignkit.contracts import Floats, Progress, ProxSolution
 from alignkit.expressions.splitting import Quadratic
 from alignkit.transport.separable import Separable
+from alignkit_torch.prox_rows import Answer
 
 __all__ = ["QuadraticProx", "SeparableProx"]
 
 _EPS = float(np.finfo(np.float64).eps)
-#: Entries of v worked on at a time (8 MB), which keeps every temporary in a CPU's cache and a GPU's memory.
-_CHUNK_ENTRIES = {"cpu": 2**15, "cuda": 2**24}
 
 
 class _ClosedForm(ABC):
-    """What both closed forms share: chunks, the trip to the device, and the rows that rounding spoilt."""
+    """What both closed forms share: tensors on the device, and the rows that rounding spoilt."""
 
     def __init__(self, dimension: int, device: torch.device) -> None:
         self.dimension = dimension
         self.device = device
-        entries = _CHUNK_ENTRIES.get(device.type, 2**20)
-        self.chunk = max(1, entries // max(1, dimension))
 
-    def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
-        """Solve one batch of rows v, (n, k), float64."""
-        count = len(points)
-        maximiser, gap = np.empty((count, self.dimension)), np.empty(count)
-        with torch.inference_mode():
-            for first in range(0, count, self.chunk):
-                last = min(first + self.chunk, count)
-                # torch cannot hold a read-only array, even to read it.
-                v = torch.from_numpy(np.require(points[first:last], np.float64, ["C", "W"])).to(self.device)
-                z, bound = self._solve_chunk(v)
-                maximiser[first:last] = z.cpu().numpy()
-                gap[first:last] = bound.cpu().numpy()
-                if progress is not None:
-                    progress("torch", last, count)
-        return ProxSolution(maximiser, gap, ~np.isfinite(gap))
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes while it is worked on: a dozen temporaries."""
+        return 96 * max(1, self.dimension)
+
+    def solve_rows(self, v: torch.Tensor) -> Answer:
+        """Solve rows v, (n, k)."""
+        z, gap, value = self._solve(v)
+        return Answer(z, gap, ~torch.isfinite(gap), value)
 
     @abstractmethod
-    def _solve_chunk(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def _solve(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.tensor(array, device=self.device)
@@ -78,19 +68,22 @@ class QuadraticProx(_ClosedForm):
         self.inverse = self._tensor((vectors / strength) @ vectors.T)
         self.hessian = self._tensor(quadratic.matrix)
         self.vector = self._tensor(quadratic.vector)
+        self.constant = quadratic.constant
         # ‖|H|‖ ≤ ‖H‖_F bounds the rounding of Hz, whatever the order of summation.
         self.size = float(np.linalg.norm(quadratic.matrix))
         self.vector_size = float(np.linalg.norm(quadratic.vector))
 
-    def _solve_chunk(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _solve(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         z = torch.addmm(self.inverse @ self.vector, v, self.inverse, alpha=self.weight)
-        gradient = torch.addmm(self.vector, z, self.hessian).sub_(z - v, alpha=self.weight)
+        curved = z @ self.hessian
+        value = ((0.5 * curved + self.vector) * z).sum(dim=1) + self.constant
+        gradient = (curved + self.vector).sub_(z - v, alpha=self.weight)
         z_size, v_size = torch.linalg.vector_norm(z, dim=1), torch.linalg.vector_norm(v, dim=1)
         rounding = _EPS * (
             (self.dimension + 4) * self.size * z_size + 4 * self.weight * (z_size + v_size) + 4 * self.vector_size
         )
         residual = torch.linalg.vector_norm(gradient, dim=1) + rounding
-        return z, residual.square_() / (2 * self.strength)
+        return z, residual.square_() / (2 * self.strength), value
 
 
 class SeparableProx(_ClosedForm):
@@ -137,7 +130,7 @@ class SeparableProx(_ClosedForm):
         self.columns = self._tensor(np.ascontiguousarray(np.moveaxis(table, 2, 0).reshape(7, -1)))
         self.offsets = torch.arange(dimension, device=device)[:, None] * (2 * count + 1)
 
-    def _solve_chunk(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _solve(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         rows = v.T.contiguous()
         piece = torch.searchsorted(self.breaks, rows).add_(self.offsets)
         flat = piece.reshape(-1)
@@ -152,8 +145,9 @@ class SeparableProx(_ClosedForm):
         residual += 8 * _EPS * (self.weight * (z.abs() + rows.abs()) + curve.abs() + size)
         linear, quadratic = self.dropped
         if not linear and not quadratic:
-            return z.T, residual.square_().sum(dim=0).div_(2 * self.strength)
+            return z.T, residual.square_().sum(dim=0).div_(2 * self.strength), None
         # f differs from its pieces by at most ε‖z‖ + η‖z‖² at z, and by ε(‖z‖ + r) + 2η(‖z‖² + r²) a distance r away.
         square = z.square().sum(dim=0)
         steepest = torch.linalg.vector_norm(residual, dim=0) + linear
-        return z.T, steepest.square_() / (2 * self.strength) + 2 * linear * square.sqrt() + 3 * quadratic * square
+        gap = steepest.square_() / (2 * self.strength) + 2 * linear * square.sqrt() + 3 * quadratic * square
+        return z.T, gap, None

@@ -412,7 +412,9 @@ class RemembersParameters(TorchProxSolver):
         key = (id(problem.nonlinear), problem.weight)
         if key not in self.opened:
             # The reward is kept, or another may come by its id.
-            self.opened[key] = (problem.nonlinear, super().open(problem))
+            session = super().open(problem)
+            session._refresh = lambda: None
+            self.opened[key] = (problem.nonlinear, session)
         return self.opened[key][1]
 
 

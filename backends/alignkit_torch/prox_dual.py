@@ -1,0 +1,189 @@
+"""Proximal maps of forms with kinks, batched: a primal–dual interior-point method on the dual box or simplex.
+
+Σ wᵢ|aᵢ| is the support function of the box |pᵢ| ≤ wᵢ, w·max aᵢ that of the simplex p ≥ 0, Σ pᵢ = w. With
+y = u − Bᵀp/κ the conditions of optimality are those of a quadratic program over it, and each step solves one system of
+size k, whatever the rank of B. Source: S. Mehrotra, "On the implementation of a primal–dual interior point method",
+SIAM J. Optim. 2, 1992; J. Nocedal, S. J. Wright, "Numerical optimization", 2006, section 16.6. A finish on the kinks
+found active, by the method of multipliers (ibid., section 17.3), takes the rows to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from alignkit_torch.prox_kinks import KinkedBlock
+from alignkit_torch.prox_rows import FormOnDevice, NormalMatrix, Rows, keep
+
+__all__ = ["DualSolver"]
+
+_ITERATIONS = 60
+#: A row is left to the finish once its gap is below this part of what was asked for.
+_AMBITION = 0.1
+#: Products of slacks and multipliers add up to at least this part of that.
+_LEAST = 0.2
+#: How far to the boundary a step goes.
+_FRACTION = 0.995
+#: The penalty of the finish, relative to κ/‖B‖², and its multiplier steps.
+_PENALTY = 1e7
+_MULTIPLIER_STEPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Rows that are not finished, at an interior point."""
+
+    rows: Rows
+    places: torch.Tensor
+    y: torch.Tensor
+    entries: torch.Tensor
+    dual: torch.Tensor
+    multipliers: torch.Tensor
+
+
+class DualSolver:
+    """Minimise (κ/2)‖y − u‖² + φ(By + b) over y, for φ a support function.
+
+    Arguments:
+        form: B and b.
+        block: φ.
+    """
+
+    def __init__(self, form: FormOnDevice, block: KinkedBlock) -> None:
+        self.form, self.block = form, block
+        self.normal = NormalMatrix(form.matrix)
+        self.reach = block.reach(form.row_norms)
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes while it is solved, about."""
+        count, dimension = self.form.matrix.shape
+        return 8 * (40 * count + 10 * dimension) + self.normal.row_bytes
+
+    def solve(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """The minimisers y, (n, k), and dual points p, (n, m), with y = u − Bᵀp/κ."""
+        state = self._start(rows)
+        dual, multipliers = state.dual.clone(), state.multipliers.clone()
+        least = torch.full_like(rows.level, torch.inf)
+        for iteration in range(_ITERATIONS + 1):
+            gap, minimum = self._gap(state.rows, state.entries, state.y, state.dual)
+            target = state.rows.target(minimum, _AMBITION)
+            # Rounding may spoil a row late: the best dual point stays.
+            better = torch.nonzero(gap < least[state.places]).squeeze(1)
+            kept = state.places[better]
+            dual[kept], multipliers[kept], least[kept] = state.dual[better], state.multipliers[better], gap[better]
+            chosen = torch.nonzero(gap > target).squeeze(1)
+            if len(chosen) == 0 or iteration == _ITERATIONS:
+                break
+            if len(chosen) < len(gap):
+                state, target = keep(state, chosen), target[chosen]
+            state = self._advance(state, target)
+        return self._finish(rows, dual, multipliers)
+
+    def _primal(self, rows: Rows, dual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """y = u − Bᵀp/κ, and a = By + b."""
+        y = rows.centres - (dual @ self.form.matrix) / rows.strength
+        return y, torch.addmm(self.form.offset, y, self.form.matrix.T)
+
+    def _gap(
+        self, rows: Rows, entries: torch.Tensor, y: torch.Tensor, dual: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gap of y = u − Bᵀp/κ, and the value there, (n,) each."""
+        return self.block.gap(entries, dual), rows.proximity(y) + self.block.value(entries)
+
+    def _start(self, rows: Rows) -> _State:
+        dual = self.block.middle(len(rows.centres))
+        y, entries = self._primal(rows, dual)
+        places = torch.arange(len(y), device=y.device)
+        return _State(rows, places, y, entries, dual, self.block.multipliers(entries, self.reach / rows.strength))
+
+    def _advance(self, state: _State, target: torch.Tensor) -> _State:
+        """One predictor and corrector step of every row."""
+        block = self.block
+        slacks, multipliers = block.slacks(state.dual), state.multipliers
+        products = slacks * multipliers
+        mean = products.mean(dim=(1, 2), keepdim=True)
+        weights = 1.0 / (multipliers / slacks).sum(dim=1)
+        mismatch = block.mismatch(state.entries, multipliers)
+        system = _Linearised(self, state.rows.strength, weights)
+        missing = self._missing(state.dual)
+
+        def step(right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            """Changes of p, the slacks and the multipliers, for which the products change by `right`."""
+            change = system.solve(mismatch + (block.signs * right / slacks).sum(dim=1), missing)
+            change_slacks = block.signs * change[:, None, :]
+            return change, change_slacks, (right - multipliers * change_slacks) / slacks
+
+        _, slack_step, multiplier_step = step(-products)
+        length = _longest(slacks, slack_step, multipliers, multiplier_step).clamp(max=1.0)
+        reached = (slacks + length * slack_step) * (multipliers + length * multiplier_step)
+        centring = (reached.mean(dim=(1, 2), keepdim=True) / mean).clamp(0.0, 1.0) ** 3
+        # Products below what the target needs would only make the systems worse conditioned.
+        aim = torch.maximum(centring * mean, _LEAST * target[:, None, None] / products[0].numel())
+        dual_step, slack_step, multiplier_step = step(aim - products - slack_step * multiplier_step)
+        length = (_FRACTION * _longest(slacks, slack_step, multipliers, multiplier_step)).clamp(max=1.0)
+        dual = state.dual + length.squeeze(1) * dual_step
+        y, entries = self._primal(state.rows, dual)
+        return _State(state.rows, state.places, y, entries, dual, multipliers + length * multiplier_step)
+
+    def _missing(self, dual: torch.Tensor) -> torch.Tensor | None:
+        return None if self.block.total is None else self.block.total - dual.sum(dim=1, keepdim=True)
+
+    def _finish(self, rows: Rows, dual: torch.Tensor, multipliers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Solve for the entries on kinks exactly, the others being at their bounds, where that is better."""
+        y, entries = self._primal(rows, dual)
+        active = self.block.active(entries, self.block.slacks(dual), multipliers)
+        other = self.block.corner(entries, dual, active)
+        penalty = _PENALTY * rows.strength / max(self.form.norm**2, 1e-300)
+        system = _Linearised(self, rows.strength, penalty * active)
+        for _ in range(_MULTIPLIER_STEPS):
+            _, entries_there = self._primal(rows, other)
+            other = other + system.solve(entries_there, self._missing(other))
+        other = self.block.project(other)
+        other_y, other_entries = self._primal(rows, other)
+        gap, _ = self._gap(rows, entries, y, dual)
+        other_gap, _ = self._gap(rows, other_entries, other_y, other)
+        better = (other_gap < gap)[:, None]
+        return torch.where(better, other_y, y), torch.where(better, other, dual)
+
+
+class _Linearised:
+    """Changes Δp = W(BΔy + e − t), κΔy = −BᵀΔp, with t such that ΣΔp is what is missing; t = 0 without a total.
+
+    Arguments:
+        solver: whose form and block it is.
+        strength: κ, (n, 1).
+        weights: W, (n, m), nonnegative, and for some entry positive where there is a total.
+    """
+
+    def __init__(self, solver: DualSolver, strength: torch.Tensor, weights: torch.Tensor) -> None:
+        self.normal, self.weights = solver.normal, weights
+        self.matrix = solver.form.matrix
+        self.along = weights @ self.matrix
+        self.share = weights.sum(dim=1, keepdim=True)
+        vectors = () if solver.block.total is None else (self.along / self.share.sqrt(),)
+        self.factors = self.normal.factor(strength, weights, vectors)
+
+    def solve(self, entries: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
+        """Δp for e, (n, m)."""
+        pulls = self.weights * entries
+        right = -(pulls @ self.matrix)
+        if missing is None:
+            change = self.normal.solve(self.factors, right) @ self.matrix.T
+            return self.weights * (entries + change)
+        level = (pulls.sum(dim=1, keepdim=True) - missing) / self.share
+        change = self.normal.solve(self.factors, right + level * self.along) @ self.matrix.T
+        level = level + (self.weights * change).sum(dim=1, keepdim=True) / self.share
+        return self.weights * (entries + change - level)
+
+
+def _longest(
+    slacks: torch.Tensor, slack_step: torch.Tensor, multipliers: torch.Tensor, multiplier_step: torch.Tensor
+) -> torch.Tensor:
+    """How far each row may go before a slack or a multiplier vanishes, (n, 1, 1)."""
+    speed = torch.maximum(
+        (-slack_step / slacks).amax(dim=(1, 2), keepdim=True),
+        (-multiplier_step / multipliers).amax(dim=(1, 2), keepdim=True),
+    )
+    return 1.0 / speed.clamp(min=1e-12)

@@ -1,0 +1,70 @@
+"""How the torch backend would solve a proximal problem: recognition and predicted time, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignkit.contracts import ProxProblem
+from alignkit.expressions.splitting import Quadratic, Split, split
+from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
+from alignkit.transport.separable import Separable, separable_form
+
+__all__ = ["Obstacle", "Plan", "plan"]
+
+#: Up to this k a dense product costs less than a binary search an entry.
+_SMALL_DIMENSION = 64
+#: λ must exceed λ_max(H) by this, relative to λ, for the solve to be accurate.
+_MARGIN = 1e-10
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a problem is refused.
+
+    Arguments:
+        reason: a sentence that names the summand.
+    """
+
+    reason: str
+
+
+#: A quadratic λ dominates, a sum over coordinates, or a canonical form.
+Plan = Quadratic | Separable | ProximalForm
+
+
+def plan(problem: ProxProblem) -> Plan | Obstacle:
+    """The simplest form of a problem that the backend solves.
+
+    Arguments:
+        problem: what is asked.
+
+    Returns:
+        a closed form where there is one, else a canonical form; or the summand that has none.
+    """
+    if problem.displacement is not None:
+        return Obstacle("the cost is not half the squared distance")
+    parts = split(problem.nonlinear)
+    quadratic = not parts.terms and parts.has_small_hessian
+    if quadratic and parts.dimension <= _SMALL_DIMENSION:
+        return _dominated(parts, problem.weight)
+    separable: Any = separable_form(parts)
+    if isinstance(separable, Separable):
+        hindrance = separable.obstacle(problem.weight)
+        return separable if hindrance is None else Obstacle(f"the objective is not concave: {hindrance}")
+    if quadratic:
+        return _dominated(parts, problem.weight)
+    form = canonical_form(problem)
+    if isinstance(form, Uncanonical):
+        return Obstacle(form.reason)
+    if not all(np.isfinite(part).all() for part in (form.matrix, form.offset, form.vector)):
+        return Obstacle("its canonical form is not finite")
+    return form
+
+
+def _dominated(parts: Split, weight: float) -> Quadratic | Obstacle:
+    if parts.critical_weight < weight * (1 - _MARGIN) and np.isfinite(parts.quadratic.matrix).all():
+        return parts.quadratic
+    return Obstacle(f"λ = {weight:.6g} does not exceed the largest curvature, {parts.critical_weight:.6g}")
