@@ -131,6 +131,16 @@ class TestByDraws:
         assert aligned.certificate.kl.value == pytest.approx(truth.kl.value, abs=5e-3)
         self.check(aligned, np.eye(2, D), [0.0, 0.5])
 
+    def test_a_denoiser_without_a_promise_is_sampled_by_rounds_of_annealing(self):
+        learned = ak.base.Denoiser(MIXTURE.denoise, (D,), sigma_min=0.002, sigma_max=80.0, tail=0.3, name="learned")
+        constraints = [ak.E(X[:2]) == [0.0, 0.5]]
+        truth = solve(X[2], MIXTURE, ak.KL(weight=1.0), constraints).certificate
+        aligned = solve(X[2], learned, ak.KL(weight=1.0), constraints)
+        self.check(aligned, np.eye(2, D), [0.0, 0.5])
+        found = aligned.certificate
+        for mine, known in ((found.kl, truth.kl), (found.reward_after, truth.reward_after)):
+            assert abs(mine.value - known.value) <= 4 * mine.standard_error + 0.03
+
     def test_a_utility_of_a_convex_reward_has_its_slope_as_multiplier(self):
         aligned = solve(ak.abs(X[0]) + ak.log(ak.E(X[3]) + 5), MIXTURE, ak.KL(weight=0.5))
         (moment,) = aligned.certificate.moments

@@ -98,12 +98,18 @@ class Node:
         """Means of the statistics, with standard errors."""
         values = self.statistics.mean(axis=0)
         influences = (self.statistics - values) / len(self.statistics)
+        variances = _variance_of_sum(influences)
         if self.groups is not None:
             members = self.groups == np.unique(self.groups)[:, None]
-            influences = members @ influences
-        count = len(influences)
-        errors = np.sqrt((influences**2).sum(axis=0) * count / (count - 1))
+            # Given what they come from draws are independent, so that few groups which agree by chance say too little.
+            variances = np.maximum(variances, _variance_of_sum(members @ influences))
+        errors = np.sqrt(variances)
         return tuple(Estimate(float(value), float(error)) for value, error in zip(values, errors, strict=True))
+
+
+def _variance_of_sum(terms: Floats) -> Floats:
+    """Of independent rows with mean 0, (n, m) to (m,)."""
+    return np.asarray((terms**2).sum(axis=0) * len(terms) / (len(terms) - 1))
 
 
 class Rounds:
