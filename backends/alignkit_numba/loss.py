@@ -20,9 +20,10 @@ class SmoothLoss:
     """A sum of smooth blocks as the kernel reads it.
 
     Arguments:
-        matrix: B, (m, k).
+        rotation: Q, (k, r), QᵀQ = I, r = min(m, k), with B = BQQᵀ.
+        matrix: BQ, (m, r), zero above its diagonal.
         offset: b, (m,).
-        products: B_ri·B_rj, (k(k + 1)/2, m), pairs j ≤ i in order of i.
+        products: (BQ)_li·(BQ)_lj, (r(r + 1)/2, m), pairs j ≤ i in order of i.
         kinds: of each block.
         ends: of each block's rows of B.
         weights: of each row of B; of a block of a soft maximum all are the block's.
@@ -31,6 +32,7 @@ class SmoothLoss:
         rounding: the numbers r, t with the rounding of B·∇φ below (r‖y‖ + t)·ε.
     """
 
+    rotation: Floats
     matrix: Floats
     offset: Floats
     products: Floats
@@ -44,8 +46,9 @@ class SmoothLoss:
     @staticmethod
     def of(form: ProximalForm) -> SmoothLoss:
         """The loss of a canonical form whose blocks are all smooth."""
-        matrix = np.ascontiguousarray(form.matrix)
-        rows, k = matrix.shape
+        rotation, corner = np.linalg.qr(form.matrix.T)
+        matrix = np.ascontiguousarray(np.tril(corner.T))
+        rows, rank = matrix.shape
         kinds, thresholds = np.empty(len(form.blocks), np.int64), np.zeros(len(form.blocks))
         weights, bends = np.empty(rows), np.empty(rows)
         steepest, slip_by_size, slip = 0.0, 0.0, 0.0
@@ -74,8 +77,11 @@ class SmoothLoss:
             slip += float((bends[part] * sizes[part]) @ np.abs(form.offset[part]))
         bent = matrix * np.sqrt(bends)[:, None]
         curvature = float(np.linalg.norm(bent, 2)) ** 2 if rows else 0.0
-        first, second = np.tril_indices(k)
+        first, second = np.tril_indices(rank)
+        # A product of k terms, a rotation of y and one of B, each stable row by row.
+        length = 4 * (form.dimension + 2)
         return SmoothLoss(
+            np.ascontiguousarray(rotation),
             matrix,
             np.ascontiguousarray(form.offset),
             np.ascontiguousarray((matrix[:, first] * matrix[:, second]).T),
@@ -84,5 +90,5 @@ class SmoothLoss:
             weights,
             thresholds,
             curvature,
-            ((k + 2) * slip_by_size, (k + 2) * slip + (rows + 16) * steepest),
+            (length * slip_by_size, length * slip + (rows + 16) * steepest),
         )

@@ -28,6 +28,8 @@ from alignkit_numba.solved import Solved
 from alignkit_numba.vectors import (
     WIDTH,
     absolute,
+    all_less,
+    any_less,
     compiled,
     divide,
     exponential,
@@ -35,6 +37,7 @@ from alignkit_numba.vectors import (
     larger,
     load,
     logarithm,
+    root,
     scratch,
     select_less,
     smaller,
@@ -47,14 +50,20 @@ __all__ = ["solve_smooth"]
 _EPS = float(np.finfo(np.float64).eps)
 #: The temperature at which a row begins, over the largest eigenvalue of s·BᵀΦ''B, and what a stage multiplies it by.
 _START, _COOLING = 0.3, 0.2
+#: Rows that would begin below the first begin at T = 1, and so do stages below the second.
+_HOT, _NEARLY_ONE = 4.0, 1.5
 #: The next stage begins once half the squared Newton decrement is below this times T.
 _CENTRED = 0.05
 #: Newton steps, and halvings of them, after which a row is left unfinished.
-_LONGEST = 400
+_LONGEST = 400.0
 #: The sufficient decrease of Armijo's rule.
 _DECREASE = 1e-4
-#: Columns of the scratch of a number for each lane, by name.
-_CENTRE_SIZE, _SCALE, _TEMPERATURE, _BASE, _SLOPE, _STEP, _WANTED, _NEEDS, _FALL, _SINGLES = range(10)
+#: Roundings of y and c in their turning, for each dimension, in units of ε.
+_TURNS = 8.0
+#: What a lane's trial step comes to.
+_TOO_FAR, _ACCEPTED, _DONE, _LATE, _LOST = 0.0, 1.0, 2.0, 3.0, 4.0
+#: Where the scratch keeps a number for each lane.
+_SIZE, _SCALE, _TEMPERATURE, _BASE, _SLOPE, _STEP, _PASSES, _EVENT, _OBJECTIVE, _LOSS, _GAP, _SINGLES = range(12)
 
 
 def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: float) -> Solved:
@@ -69,11 +78,11 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
     Returns:
         the rows y with their gaps.
     """
-    rows, k = centres.shape
-    blocks, entries = len(loss.kinds), len(loss.offset)
-    solutions, gap, value = np.empty((rows, k)), np.empty(rows), np.empty(rows)
-    unfinished = np.empty(rows, np.bool_)
-    room = scratch(6 * k + k * (k + 1) + 2 * entries + blocks * k + _SINGLES)
+    centres = np.ascontiguousarray(centres, dtype=np.float64)
+    (count, k), rank = centres.shape, loss.matrix.shape[1]
+    turned, places = np.empty((count, rank)), np.empty((count, rank))
+    gap, value, unfinished = np.empty(count), np.empty(count), np.empty(count, np.bool_)
+    _turn(centres, loss.rotation, scratch(k), turned)
     _solve(
         loss.matrix,
         loss.offset,
@@ -85,16 +94,43 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         loss.curvature,
         loss.rounding[0],
         loss.rounding[1],
-        np.ascontiguousarray(centres, dtype=np.float64),
+        turned,
         np.ascontiguousarray(scales, dtype=np.float64),
         tolerance,
-        room,
-        solutions,
+        scratch(6 * rank + rank * (rank + 1) + 2 * len(loss.offset) + len(loss.kinds) * rank + _SINGLES),
+        places,
         gap,
         value,
         unfinished,
     )
+    solutions, back = np.empty((count, k)), np.ascontiguousarray(loss.rotation.T)
+    if rank == k:
+        _turn(places, back, scratch(rank), solutions)
+    else:
+        # What B does not see stays where it is.
+        _turn(places - turned, back, scratch(rank), solutions)
+        solutions += centres
     return Solved(solutions, gap, value, unfinished)
+
+
+@compiled
+def _turn(vectors, rotation, room, turned):  # type: ignore[no-untyped-def]
+    """Each row times a matrix, in lanes: unlike a matrix product of BLAS, no row depends on how many there are."""
+    count, before = vectors.shape
+    after = rotation.shape[1]
+    answer = np.empty(WIDTH)
+    for first in range(0, count, WIDTH):
+        lanes = min(WIDTH, count - first)
+        for p in range(before):
+            for lane in range(lanes):
+                room[WIDTH * p + lane] = vectors[first + lane, p]
+        for j in range(after):
+            total = spread(0.0)
+            for p in range(before):
+                total = fma(spread(rotation[p, j]), load(room, p), total)
+            store(answer, 0, total)
+            for lane in range(lanes):
+                turned[first + lane, j] = answer[lane]
 
 
 @compiled
@@ -159,7 +195,7 @@ def _loss(matrix, offset, kinds, ends, weights, thresholds, scale, heat, trial, 
     rows, k = matrix.shape
     for i in range(rows):
         entry = spread(offset[i])
-        for j in range(k):
+        for j in range(min(i + 1, k)):
             entry = fma(spread(matrix[i, j]), load(trial, j), entry)
         store(entries, i, entry)
     value = spread(0.0)
@@ -174,7 +210,7 @@ def _loss(matrix, offset, kinds, ends, weights, thresholds, scale, heat, trial, 
             value = value + _huber(first, last, weights, spread(thresholds[block]), scale, heat, entries, curves)
         for j in range(k):
             pull = spread(0.0)
-            for i in range(first, last):
+            for i in range(max(first, j), last):
                 pull = fma(spread(matrix[i, j]), load(entries, i), pull)
             store(pulls, block * k + j, pull)
         first = last
@@ -194,11 +230,11 @@ def _warmth(matrix, offset, kinds, ends, weights, heat, trial, entries, curves, 
         mean = spread(0.0)
         for i in range(first, last):
             entry = spread(offset[i])
-            for j in range(k):
+            for j in range(min(i + 1, k)):
                 entry = fma(spread(matrix[i, j]), load(trial, j), entry)
             change = load(curves, i) * entry * cold
             mean = mean + change
-            for j in range(k):
+            for j in range(min(i + 1, k)):
                 store(answer, j, fma(spread(matrix[i, j]), change, load(answer, j)))
         if kinds[block] == SOFT_MAXIMUM:
             mean = divide(mean, spread(weights[first]))
@@ -216,7 +252,7 @@ def _factorise(products, kinds, weights, ends, curvature, curves, pulls, k, fact
         row = i * (i + 1) // 2
         for j in range(i + 1):
             entry = spread(0.0)
-            for r in range(rows):
+            for r in range(i, rows):
                 entry = fma(spread(products[row + j, r]), load(curves, r), entry)
             store(scaled, row + j, entry)
     first = 0
@@ -303,160 +339,183 @@ def _solve(  # type: ignore[no-untyped-def]
     curves, at = room[at : at + WIDTH * rows], at + WIDTH * rows
     pulls, at = room[at : at + WIDTH * k * len(kinds)], at + WIDTH * k * len(kinds)
     singles = room[at:]
-    centre_size = singles[WIDTH * _CENTRE_SIZE :]
-    scale, temperature = singles[WIDTH * _SCALE :], singles[WIDTH * _TEMPERATURE :]
-    base_value, slope, step = singles[WIDTH * _BASE :], singles[WIDTH * _SLOPE :], singles[WIDTH * _STEP :]
-    needs, fall = singles[WIDTH * _NEEDS :], singles[WIDTH * _FALL :]
-    objective_of, loss_of, gradient_of, size_of, moved_of = (
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-    )
+    temperature, passes = singles[WIDTH * _TEMPERATURE :], singles[WIDTH * _PASSES :]
     row_of = np.full(WIDTH, -1, np.int64)
-    passes = np.zeros(WIDTH, np.int64)
-    upcoming, working = 0, 0
+    # The next row of the batch, and how many lanes hold one.
+    queue = np.array([min(WIDTH, count), min(WIDTH, count)])
     for lane in range(WIDTH):
-        scale[lane] = temperature[lane] = 1.0
-        if upcoming < count:
-            row_of[lane] = upcoming
-            _begin(lane, upcoming, centres, scales, curvature, centre, base, direction, singles)
-            upcoming += 1
-            working += 1
+        row_of[lane] = lane if lane < count else -1
+        _begin(lane, row_of[lane], centres, scales, curvature, centre, base, direction, singles)
     for j in range(k):
         store(trial, j, load(base, j))
-    while working > 0:
-        heat, strength = load(temperature, 0), load(scale, 0)
+    one, none, half, endless = spread(1.0), spread(0.0), spread(0.5), spread(math.inf)
+    while queue[1] > 0:
+        heat, strength = load(temperature, 0), load(singles, _SCALE)
         loss = _loss(matrix, offset, kinds, ends, weights, thresholds, strength, heat, trial, entries, curves, pulls)
-        moved, steepness, size = spread(0.0), spread(0.0), spread(0.0)
+        moved, steepness, size = none, none, none
         for j in range(k):
-            pull = spread(0.0)
+            pull = none
             for block in range(len(kinds)):
                 pull = pull + load(pulls, block * k + j)
             place = load(trial, j)
             away = place - load(centre, j)
             gradient = fma(strength, pull, away)
-            store(newton, j, spread(0.0) - gradient)
+            store(newton, j, none - gradient)
             moved = fma(away, away, moved)
             size = fma(place, place, size)
             steepness = fma(gradient, gradient, steepness)
-        moved = moved * spread(0.5)
-        store(objective_of, 0, fma(strength, loss, moved))
-        store(loss_of, 0, loss)
-        store(gradient_of, 0, steepness)
-        store(size_of, 0, size)
-        store(moved_of, 0, moved)
-        cooler, wanted = False, False
-        for lane in range(WIDTH):
-            needs[lane] = 0.0
-            fall[lane] = 0.0
-            row = row_of[lane]
-            if row < 0:
-                continue
-            passes[lane] += 1
-            objective = objective_of[lane]
-            expected = base_value[lane] + _DECREASE * step[lane] * slope[lane]
-            slack = 8.0 * _EPS * (moved_of[lane] + abs(scale[lane] * loss_of[lane]))
-            if objective > expected + slack and step[lane] > 1e-12:
-                # The minimiser of the parabola through both values and the slope.
-                excess = objective - base_value[lane] - slope[lane] * step[lane]
-                shorter = -0.5 * slope[lane] * step[lane] ** 2 / excess
-                step[lane] = min(max(shorter, 0.1 * step[lane]), 0.5 * step[lane])
-                continue
-            last = passes[lane] > _LONGEST or not math.isfinite(objective)
-            if temperature[lane] == 1.0 or last:
-                strong = scale[lane]
-                noise = _EPS * (
-                    strong * (slip_by_size * math.sqrt(size_of[lane]) + slip)
-                    + 4.0 * (math.sqrt(size_of[lane]) + centre_size[lane])
-                )
-                gap = 0.5 * (math.sqrt(gradient_of[lane]) + noise) ** 2
-                goal = tolerance * strong
-                if last or gap <= max(goal, 2.0 * noise * noise):
-                    if temperature[lane] != 1.0 and math.isfinite(objective):
-                        # Out of steps on the way: what is reported belongs to T = 1.
-                        temperature[lane] = 1.0
-                        base_value[lane] = math.inf
-                        for j in range(k):
-                            base[WIDTH * j + lane] = trial[WIDTH * j + lane]
-                            direction[WIDTH * j + lane] = 0.0
-                        continue
-                    sound = math.isfinite(objective) and math.isfinite(gap)
-                    for j in range(k):
-                        solutions[row, j] = trial[WIDTH * j + lane] if sound else centres[row, j]
-                    gaps[row] = gap if sound else math.inf
-                    values[row] = loss_of[lane]
-                    unfinished[row] = not (sound and gap <= max(goal, tolerance * abs(objective)))
-                    if upcoming < count:
-                        row_of[lane] = upcoming
-                        passes[lane] = 0
-                        _begin(lane, upcoming, centres, scales, curvature, centre, base, direction, singles)
-                        upcoming += 1
-                    else:
-                        row_of[lane] = -1
-                        working -= 1
-                        for j in range(k):
-                            base[WIDTH * j + lane] = centre[WIDTH * j + lane] = direction[WIDTH * j + lane] = 0.0
-                        scale[lane] = temperature[lane] = 1.0
-                    continue
-            needs[lane] = 1.0
-            wanted = True
-            cooler = cooler or temperature[lane] > 1.0
-            base_value[lane] = objective
-            step[lane] = 1.0
-        if wanted:
+        moved = moved * half
+        objective = fma(strength, loss, moved)
+        size = root(size)
+        step = load(singles, _STEP)
+        slope = load(singles, _SLOPE)
+        expected = fma(spread(_DECREASE) * step, slope, load(singles, _BASE))
+        expected = fma(spread(8.0 * _EPS), moved + absolute(strength * loss), expected)
+        # A step that is all but nothing is taken.
+        expected = select_less(step, spread(1e-12), endless, expected)
+        noise = fma(
+            strength, fma(spread(slip_by_size), size, spread(slip)), spread(_TURNS * k) * (size + load(singles, _SIZE))
+        )
+        noise = noise * spread(_EPS)
+        gap = root(steepness) + noise
+        gap = half * gap * gap
+        goal = strength * spread(tolerance)
+        # No gap is certified below the square of its rounding.
+        reach = larger(goal, spread(2.0) * noise * noise)
+        reach = select_less(one, heat, none - one, reach)
+        ticks = load(passes, 0) + one
+        store(passes, 0, ticks)
+        needs = one
+        if (
+            any_less(expected, objective)
+            or any_less(gap, reach)
+            or any_less(spread(_LONGEST), ticks)
+            or not all_less(absolute(objective), endless)
+        ):
+            event = select_less(expected, objective, spread(_TOO_FAR), spread(_ACCEPTED))
+            event = select_less(gap, reach, spread(_DONE), event)
+            event = select_less(spread(_LONGEST), ticks, spread(_LATE), event)
+            event = select_less(absolute(objective), endless, event, spread(_LOST))
+            store(singles, _EVENT, event)
+            store(singles, _OBJECTIVE, objective)
+            store(singles, _LOSS, loss)
+            store(singles, _GAP, gap)
+            _settle(
+                centres, scales, curvature, tolerance, row_of, queue, trial, centre, base, direction, singles,
+                solutions, gaps, values, unfinished,
+            )  # fmt: skip
+            needs = load(singles, _EVENT)
+        if any_less(none, needs):
+            warm = select_less(none, needs, heat, none)
+            cooler = any_less(one, warm)
             if cooler:
                 _warmth(matrix, offset, kinds, ends, weights, heat, trial, entries, curves, pulls, cooling)
             _factorise(products, kinds, weights, ends, divide(strength, heat), curves, pulls, k, factor, scaled)
             for j in range(k):
                 store(scaled, j, load(newton, j))
             _substitute(k, factor, newton)
-            fallen = spread(0.0)
+            fall = none
             for j in range(k):
-                fallen = fallen - load(scaled, j) * load(newton, j)
-            store(objective_of, 0, fallen)
-            for lane in range(WIDTH):
-                if needs[lane] > 0.0:
-                    slope[lane] = objective_of[lane]
-                    heated = temperature[lane]
-                    if heated > 1.0 and -0.5 * slope[lane] <= _CENTRED * heated:
-                        colder = _COOLING * heated
-                        if colder < 1.5:
-                            colder = 1.0
-                        fall[lane] = colder - heated
-                        temperature[lane] = colder
-                        base_value[lane] = math.inf
-            chosen = load(needs, 0)
-            half = spread(0.5)
+                fall = fall - load(scaled, j) * load(newton, j)
+            start = objective
             if cooler:
                 _substitute(k, factor, cooling)
-                change = load(fall, 0)
+                colder = heat * spread(_COOLING)
+                colder = select_less(colder, spread(_NEARLY_ONE), one, colder)
+                colder = select_less(none - half * fall, spread(_CENTRED) * heat, colder, heat)
+                colder = select_less(one, warm, colder, heat)
+                change = colder - heat
                 for j in range(k):
                     store(newton, j, fma(change, load(cooling, j), load(newton, j)))
+                # Another objective begins, and its first step is taken as it is.
+                start = select_less(colder, heat, endless, objective)
+                store(temperature, 0, select_less(none, needs, colder, load(temperature, 0)))
             for j in range(k):
-                store(base, j, select_less(half, chosen, load(trial, j), load(base, j)))
-                store(direction, j, select_less(half, chosen, load(newton, j), load(direction, j)))
-        length = load(step, 0)
+                store(base, j, select_less(none, needs, load(trial, j), load(base, j)))
+                store(direction, j, select_less(none, needs, load(newton, j), load(direction, j)))
+            store(singles, _SLOPE, select_less(none, needs, fall, slope))
+            store(singles, _BASE, select_less(none, needs, start, load(singles, _BASE)))
+            store(singles, _STEP, select_less(none, needs, one, load(singles, _STEP)))
+        step = load(singles, _STEP)
         for j in range(k):
-            store(trial, j, fma(length, load(direction, j), load(base, j)))
+            store(trial, j, fma(step, load(direction, j), load(base, j)))
+
+
+@compiled
+def _settle(  # type: ignore[no-untyped-def]
+    centres,
+    scales,
+    curvature,
+    tolerance,
+    row_of,
+    queue,
+    trial,
+    centre,
+    base,
+    direction,
+    singles,
+    solutions,
+    gaps,
+    values,
+    unfinished,
+):
+    """Shorten the steps that went too far, and put the next rows in place of those that are done.
+
+    The event of a lane becomes 1 where a Newton step is wanted, 0 elsewhere.
+    """
+    count, k = centres.shape
+    event, gap = singles[WIDTH * _EVENT :], singles[WIDTH * _GAP :]
+    objective, loss = singles[WIDTH * _OBJECTIVE :], singles[WIDTH * _LOSS :]
+    scale, temperature = singles[WIDTH * _SCALE :], singles[WIDTH * _TEMPERATURE :]
+    start, slope, step = singles[WIDTH * _BASE :], singles[WIDTH * _SLOPE :], singles[WIDTH * _STEP :]
+    for lane in range(WIDTH):
+        row, found = row_of[lane], event[lane]
+        event[lane] = 1.0 if found == _ACCEPTED and row >= 0 else 0.0
+        if row < 0 or found == _ACCEPTED:
+            continue
+        if found == _TOO_FAR:
+            # To the minimiser of the parabola through both values and the slope.
+            excess = objective[lane] - start[lane] - slope[lane] * step[lane]
+            shorter = -0.5 * slope[lane] * step[lane] ** 2 / excess
+            step[lane] = min(max(shorter, 0.1 * step[lane]), 0.5 * step[lane])
+            continue
+        if found == _LATE and temperature[lane] > 1.0:
+            # What is reported belongs to T = 1.
+            temperature[lane], start[lane] = 1.0, math.inf
+            for j in range(k):
+                base[WIDTH * j + lane] = trial[WIDTH * j + lane]
+                direction[WIDTH * j + lane] = 0.0
+            continue
+        is_sound = found != _LOST and gap[lane] < math.inf
+        for j in range(k):
+            solutions[row, j] = trial[WIDTH * j + lane] if is_sound else centres[row, j]
+        gaps[row] = gap[lane] if is_sound else math.inf
+        values[row] = loss[lane]
+        unfinished[row] = not (is_sound and gap[lane] <= tolerance * max(scale[lane], abs(objective[lane])))
+        row_of[lane] = queue[0] if queue[0] < count else -1
+        if row_of[lane] >= 0:
+            queue[0] += 1
+        else:
+            queue[1] -= 1
+        _begin(lane, row_of[lane], centres, scales, curvature, centre, base, direction, singles)
 
 
 @compiled
 def _begin(lane, row, centres, scales, curvature, centre, base, direction, singles):  # type: ignore[no-untyped-def]
-    """Put a row of the batch into a lane."""
-    k = centres.shape[1]
-    size = 0.0
-    for j in range(k):
-        number = centres[row, j]
+    """Put a row of the batch into a lane; −1 for none, which rests at 0."""
+    size, strength = 0.0, 1.0
+    if row >= 0:
+        strength = scales[row]
+    for j in range(centres.shape[1]):
+        number = centres[row, j] if row >= 0 else 0.0
         centre[WIDTH * j + lane] = base[WIDTH * j + lane] = number
         direction[WIDTH * j + lane] = 0.0
         size += number * number
-    strength = scales[row]
     heat = _START * strength * curvature
-    singles[WIDTH * _CENTRE_SIZE + lane] = math.sqrt(size)
+    singles[WIDTH * _SIZE + lane] = math.sqrt(size)
     singles[WIDTH * _SCALE + lane] = strength
-    singles[WIDTH * _TEMPERATURE + lane] = heat if heat > 1.5 else 1.0
+    singles[WIDTH * _TEMPERATURE + lane] = heat if heat > _HOT and row >= 0 else 1.0
     singles[WIDTH * _BASE + lane] = math.inf
     singles[WIDTH * _SLOPE + lane] = 0.0
     singles[WIDTH * _STEP + lane] = 1.0
+    singles[WIDTH * _PASSES + lane] = 0.0

@@ -1,4 +1,4 @@
-"""Eight rows at a time: a vector of eight float64 as a numba type, one row in each lane.
+"""Rows in lanes: a vector of sixteen float64 as a numba type, one row in each lane.
 
 Kernels written over it compile to the vector instructions that the machine has, whatever LLVM's own vectoriser makes of
 their loops, and number a batch's rows across lanes, so that no operation depends on what the other lanes hold.
@@ -21,6 +21,8 @@ from alignkit.contracts import Floats
 __all__ = [
     "WIDTH",
     "absolute",
+    "all_less",
+    "any_less",
     "compiled",
     "divide",
     "exponential",
@@ -28,6 +30,7 @@ __all__ = [
     "larger",
     "load",
     "logarithm",
+    "root",
     "scratch",
     "select_less",
     "smaller",
@@ -35,8 +38,11 @@ __all__ = [
     "store",
 ]
 
-#: Rows that are worked on together: one AVX-512 register, two of AVX2, four of SSE2 and NEON.
-WIDTH = 8
+#: Rows that are worked on together: two AVX-512 registers, so that a chain of additions waits half as long.
+WIDTH = 16
+
+#: float64 numbers in a cache line.
+_LINE = 8
 
 _DOUBLES = ir.VectorType(ir.DoubleType(), WIDTH)
 _LONGS = ir.VectorType(ir.IntType(64), WIDTH)
@@ -49,7 +55,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LanesType(types.Type):
-    """Eight float64 in a vector register."""
+    """A float64 for each of `WIDTH` rows."""
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -77,7 +83,7 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, position: Any) -
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load(typing: Any, array: Any, position: Any) -> Any:
-    """Lanes from array[8·position : 8·position + 8]."""
+    """Lanes from array[W·position : W·position + W], W = `WIDTH`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_pointer(context, builder, signature.args[0], *args), align=8)
@@ -87,7 +93,7 @@ def load(typing: Any, array: Any, position: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store(typing: Any, array: Any, position: Any, lanes: Any) -> Any:
-    """array[8·position : 8·position + 8] = lanes."""
+    """array[W·position : W·position + W] = lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2]), align=8)
@@ -156,7 +162,7 @@ def _of_llvm(name: str, arity: int) -> Any:
 #: left·right + added, in one rounding where the machine has it.
 fma = _of_llvm("fmuladd", 3)
 larger, smaller = _of_llvm("maxnum", 2), _of_llvm("minnum", 2)
-absolute = _of_llvm("fabs", 1)
+absolute, root = _of_llvm("fabs", 1), _of_llvm("sqrt", 1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -167,6 +173,25 @@ def select_less(typing: Any, left: Any, right: Any, chosen: Any, other: Any) -> 
         return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
 
     return _LANES(_LANES, _LANES, _LANES, _LANES), generate
+
+
+def _test(every: bool) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def test(typing: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            bits = ir.IntType(WIDTH)
+            found = builder.bitcast(builder.fcmp_ordered("<", *args), bits)
+            return (
+                builder.icmp_unsigned("==", found, bits(-1)) if every else builder.icmp_unsigned("!=", found, bits(0))
+            )
+
+        return types.boolean(_LANES, _LANES), generate
+
+    return test
+
+
+#: Whether left < right in any lane, and in every lane; NaN is less than nothing.
+any_less, all_less = _test(False), _test(True)
 
 
 def _operator(symbol: Any, operation: Any) -> None:
@@ -254,6 +279,6 @@ def logarithm(typing: Any, lanes: Any) -> Any:
 
 def scratch(vectors: int) -> Floats:
     """Room for some vectors of lanes, aligned to a cache line so that none of them straddles two."""
-    room = np.zeros(WIDTH * (vectors + 1))
-    start = -(room.ctypes.data // 8) % WIDTH
+    room = np.zeros(WIDTH * vectors + _LINE)
+    start = -(room.ctypes.data // 8) % _LINE
     return room[start : start + WIDTH * vectors]
