@@ -39,6 +39,7 @@ from alignkit.errors import (
     UnboundedTransportError,
 )
 from alignkit.registry import BackendStatus, Manifest
+from alignkit.tilting.selection import missing_measure
 
 D = 5
 X = ak.Variable((D,))
@@ -334,6 +335,21 @@ class TestBids:
                 with contextlib.suppress(AlignkitError):
                     problem.compile()
                 assert len(looks) == 1
+
+    @pytest.mark.parametrize("reward", [ak.norm2(X[:2]), ak.power(X[0], 4)], ids=["tame", "too steep"])
+    def test_measures_are_looked_for_once_on_each_domain(self, monkeypatch, reward):
+        asked = []
+
+        def counted(nonlinear, *, bounded):
+            asked.append((id(nonlinear), bounded))
+            return missing_measure(nonlinear, bounded=bounded)
+
+        monkeypatch.setattr("alignkit.compiler.diagnosis.missing_measure", counted)
+        problem = ak.Problem(reward, LAWS["Gaussian"], ak.KL(weight=1.0))
+        with contextlib.suppress(AlignkitError):
+            problem.compile()
+        own = [one for one in asked if one[0] == asked[0][0]]
+        assert sorted(bounded for _, bounded in own) == [False, True]
 
     def test_a_named_backend_is_the_only_one_asked(self):
         problem = ak.Problem(-ak.norm1(X), LAWS["Gaussian"], self.CLOSENESS)
