@@ -6,13 +6,13 @@ min_y ½‖y − c‖² + φ(By + b) is
     max ⟨p, Bc + b⟩ − ½‖Bᵀp‖²     over lower ≤ p ≤ upper, and Σp fixed for the simplex,
 
 of gradient a = By + b at y = c − Bᵀp. Coordinates are free or held. The free ones, whose rows of B are independent
-(affinely, for a fixed sum), have a Cholesky factor of their Gram matrix, which grows and shrinks by one row at a time; no
-ridge is ever added. A held coordinate whose row depends on theirs moves along the direction that leaves Bᵀp as it is,
-until one of them meets its bound and is held in its stead: each step ascends, and none can return.
+(affinely, for a fixed sum), have a Cholesky factor of their Gram matrix, which grows and shrinks by one row at a time;
+no ridge is ever added. A held coordinate whose row depends on theirs moves along the direction that leaves Bᵀp as it
+is, until one of them meets its bound and is held in its stead: each step ascends, and none can return.
 
-Source: P. B. Stark, R. L. Parker, "Bounded-variable least-squares: an algorithm and applications", 1995; P. Wolfe, "Finding
-the nearest point in a polytope", 1976, for the fixed sum, whose 11ᵀ + BBᵀ is positive definite exactly where rows are
-affinely independent.
+Source: P. B. Stark, R. L. Parker, "Bounded-variable least-squares: an algorithm and applications", 1995; P. Wolfe,
+"Finding the nearest point in a polytope", 1976, for the fixed sum, whose 11ᵀ + BBᵀ is positive definite exactly where
+rows are affinely independent.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ _MOST_REFRESHED = 4
 
 #: Sums may be taken in any order, so that they are taken in vector registers.
 _SUMS = {"reassoc", "contract", "nsz"}
+#: For functions that only compiled ones call, and that are kept on disk as parts of these.
+_part = njit(error_model="numpy", nogil=True, fastmath=_SUMS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-Workspace = tuple[Floats, Floats, Floats, Floats, Any, Any]
+Workspace = tuple[Floats, Floats, Floats, Floats, Any, Any, bool]
 
 
-def workspace(rows: int) -> Workspace:
-    """Arrays that `ascend` writes to, for m = `rows`; their contents mean nothing between calls."""
+def workspace(rows: int, is_simplex: bool) -> Workspace:
+    """What `ascend` writes to, for m = `rows`, its contents without meaning between calls; and the polytope of p."""
     return (
         np.empty((rows, rows)),
         np.empty(rows),
@@ -47,6 +49,7 @@ def workspace(rows: int) -> Workspace:
         np.empty(rows),
         np.empty(rows, dtype=np.int64),
         np.empty(rows, dtype=np.bool_),
+        is_simplex,
     )
 
 
@@ -57,7 +60,6 @@ def ascend(
     gram: Floats,
     centre: Floats,
     upper: Floats,
-    is_simplex: bool,
     target: float,
     limit: int,
     dual: Floats,
@@ -73,18 +75,17 @@ def ascend(
         gram: BBᵀ, (m, m); with a positive constant added to every entry for the simplex.
         centre: c, (k,).
         upper: (m,), the bound of |p_j|; for the simplex p ≥ 0, and every entry is the sum of p.
-        is_simplex: whether p is on the simplex, else in the box.
         target: the gap wanted, relative to max(1, |objective|).
         limit: the most steps.
         dual: p, (m,); overwritten.
         primal: (k,), becomes y = c − Bᵀp.
         slope: (m,), becomes a = By + b.
-        work: of `workspace`.
+        work: of `workspace`, which says whether p is on the simplex or in the box.
 
     Returns:
         φ(a) − ⟨p, a⟩, the gap but for rounding.
     """
-    factor, right, ones, move, free, is_free = work
+    factor, right, ones, move, free, is_free, is_simplex = work
     rows = len(offset)
     count = 0
     for j in range(rows):
@@ -159,7 +160,7 @@ def ascend(
     return gap
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _evaluate(
     matrix: Floats,
     offset: Floats,
@@ -199,7 +200,7 @@ def _evaluate(
     return gap, objective
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _append(factor: Floats, gram: Floats, free: Any, count: int, row: int) -> bool:
     """Add a row to the factor, unless it depends on the others; its entries are written all the same."""
     rest = gram[row, row]
@@ -217,7 +218,7 @@ def _append(factor: Floats, gram: Floats, free: Any, count: int, row: int) -> bo
     return True
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _delete(factor: Floats, free: Any, count: int, at: int) -> None:
     """Remove a row from the factor by plane rotations."""
     for i in range(at, count - 1):
@@ -234,7 +235,7 @@ def _delete(factor: Floats, free: Any, count: int, at: int) -> None:
             factor[r, i + 1] = cosine * out - sine * left
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _newton(
     factor: Floats,
     free: Any,
@@ -265,7 +266,7 @@ def _newton(
     _back_substitute(factor, count, right, move)
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _back_substitute(factor: Floats, count: int, right: Floats, move: Floats) -> None:
     for i in range(count):
         move[i] = right[i]
@@ -275,7 +276,7 @@ def _back_substitute(factor: Floats, count: int, right: Floats, move: Floats) ->
             move[t] -= factor[i, t] * move[i]
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _null_direction(factor: Floats, count: int, sign: float, move: Floats) -> None:
     """How the free coordinates answer a unit move of the dependent one that `_append` refused."""
     _back_substitute(factor, count, factor[count], move)
@@ -283,7 +284,7 @@ def _null_direction(factor: Floats, count: int, sign: float, move: Floats) -> No
         move[i] *= -sign
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _curvature(matrix: Floats, free: Any, count: int, move: Floats, entering: int, sign: float) -> float:
     """‖Bᵀd‖² of a direction, nearly zero where the rows are dependent."""
     total = 0.0
@@ -295,7 +296,7 @@ def _curvature(matrix: Floats, free: Any, count: int, move: Floats, entering: in
     return total
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _room(
     free: Any, count: int, move: Floats, dual: Floats, upper: Floats, is_simplex: bool, longest: float
 ) -> tuple[float, int]:
@@ -316,7 +317,7 @@ def _room(
     return step, blocking
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _advance(
     gram: Floats,
     free: Any,
@@ -338,7 +339,7 @@ def _advance(
             slope[t] -= moved * gram[j, t]
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _hold(
     factor: Floats,
     gram: Floats,
@@ -363,7 +364,7 @@ def _hold(
     _delete(factor, free, count, at)
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _level(free: Any, count: int, slope: Floats) -> float:
     """The slope that the free coordinates share at their maximum: the multiplier of the fixed sum."""
     total = 0.0
@@ -372,7 +373,7 @@ def _level(free: Any, count: int, slope: Floats) -> float:
     return total / count
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@_part
 def _entering(
     slope: Floats, level: float, dual: Floats, upper: Floats, is_free: Any, is_simplex: bool
 ) -> tuple[int, float]:

@@ -1,9 +1,9 @@
 """Proximal maps of weighted sums of absolute values: coordinate descent on the dual box, rows in lanes.
 
-For φ(a) = Σ_j w_j|a_j| the dual of min_y ½‖y − c‖² + sφ(By + b) is max ⟨p, Bc + b⟩ − ½‖Bᵀp‖² over |p_j| ≤ s·w_j, and the
-gap at y = c − Bᵀp is Σ_j (s·w_j|a_j| − p_j·a_j), a = By + b. Coordinate descent suits rows of B that are nearly
-orthogonal; between its sweeps a step of Newton in the free coordinates serves the others, and what neither finishes goes
-to the active-set method, one row at a time.
+For φ(a) = Σ_j w_j|a_j| the dual of min_y ½‖y − c‖² + sφ(By + b) is max ⟨p, Bc + b⟩ − ½‖Bᵀp‖² over |p_j| ≤ s·w_j, and
+the gap at y = c − Bᵀp is Σ_j (s·w_j|a_j| − p_j·a_j), a = By + b. Coordinate descent suits rows of B that are nearly
+orthogonal; between its sweeps a step of Newton in the free coordinates serves the others, and what neither finishes
+goes to the active-set method, one row at a time.
 
 Source: P. Tseng, "Convergence of a block coordinate descent method for nondifferentiable minimization", 2001; D. P.
 Bertsekas, "Projected Newton methods for optimization problems with simple constraints", 1982.
@@ -14,11 +14,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import njit
+
+from alignkit.contracts import Floats
+from alignkit.transport.canonical import Absolute, ProximalForm
 from alignkit_numba.active_set import Workspace, ascend, workspace
 from alignkit_numba.lanes import (
     LANES,
     absolute,
-    any_greater,
     fused,
     greater,
     load,
@@ -28,10 +31,6 @@ from alignkit_numba.lanes import (
     store,
 )
 from alignkit_numba.solved import Solved
-from numba import njit
-
-from alignkit.contracts import Floats
-from alignkit.transport.canonical import Absolute, ProximalForm
 
 __all__ = ["seconds_per_row", "solve_box"]
 
@@ -42,6 +41,9 @@ _SWEEPS = 3
 _ROUNDS = 5
 #: Above this many rows of B the factors of all lanes no longer fit a cache, and rows are finished one at a time.
 _LARGEST_FACTOR = 24
+
+#: For functions that only compiled ones call, and that are kept on disk as parts of these.
+_part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: float) -> Solved:
@@ -63,7 +65,7 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
     weights = np.ascontiguousarray(block.weights, dtype=np.float64)
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     scales = np.ascontiguousarray(scales, dtype=np.float64)
-    rows, columns = matrix.shape
+    rows = len(offset)
     gram = matrix @ matrix.T
     with np.errstate(divide="ignore"):
         # Infinite for a row of zeros, whose p_j then goes straight to its bound.
@@ -82,7 +84,7 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
         centres,
         scales,
         tolerance,
-        workspace(rows),
+        workspace(rows, False),
         solutions,
         gap,
         value,
@@ -118,6 +120,7 @@ def _solve(
     if rows <= _LARGEST_FACTOR:
         lower = np.empty((rows * rows, LANES))
     upper, one_dual, one_slope = np.empty(rows), np.empty(rows), np.empty(rows)
+    is_left = np.empty(LANES, dtype=np.bool_)
     for first in range(0, count, LANES):
         filled = min(LANES, count - first)
         for lane in range(LANES):
@@ -131,19 +134,31 @@ def _solve(
                 total = fused(matrix[j, i], load(centre, i), total)
             store(start, j, total)
             store(dual, j, splat(0.0))
+        left = filled
+        for lane in range(filled):
+            is_left[lane] = True
         for turn in range(_ROUNDS):
             if 2 * columns < rows:
                 _sweep_primal(matrix, offset, weights, inverse, centre, scale, dual, primal)
             else:
                 _sweep(gram, inverse, weights, start, scale, dual)
             _evaluate(matrix, offset, weights, centre, scale, dual, primal, slope, gap, value, wanted, tolerance)
-            if not any_greater(load(gap, 0), load(wanted, 0)):
+            for lane in range(filled):
+                # A row is taken when it is good enough, so that its answer does not depend on its neighbours.
+                if is_left[lane] and gap[0, lane] <= wanted[0, lane]:
+                    is_left[lane] = False
+                    left -= 1
+                    row = first + lane
+                    gaps[row], values[row] = gap[0, lane], value[0, lane]
+                    for i in range(columns):
+                        solutions[row, i] = primal[i, lane]
+            if left == 0:
                 break
             if turn > 0 and rows <= _LARGEST_FACTOR:
                 _newton(gram, weights, scale, slope, dual, lower, step)
         for lane in range(filled):
             row = first + lane
-            if not gap[0, lane] <= wanted[0, lane]:
+            if is_left[lane]:
                 for j in range(rows):
                     upper[j] = scale[0, lane] * weights[j]
                     one_dual[j] = dual[j, lane]
@@ -153,7 +168,6 @@ def _solve(
                     gram,
                     centres[row],
                     upper,
-                    False,
                     tolerance,
                     20 * rows + 100,
                     one_dual,
@@ -164,11 +178,6 @@ def _solve(
                 values[row] = 0.0
                 for j in range(rows):
                     values[row] += weights[j] * abs(one_slope[j])
-            else:
-                gaps[row] = gap[0, lane]
-                values[row] = value[0, lane]
-                for i in range(columns):
-                    solutions[row, i] = primal[i, lane]
             distance, size, wide = 0.0, shift, 0.0
             for i in range(columns):
                 distance += 0.5 * (solutions[row, i] - centres[row, i]) ** 2
@@ -179,9 +188,11 @@ def _solve(
             # a and the sum over it, each entry to (k + m) roundings; and what rounding leaves of y − c + Bᵀp.
             gaps[row] = max(gaps[row], 0.0) + 4.0 * (rows + columns + 4) * _EPS * scales[row] * size
             gaps[row] += 0.5 * ((rows + 4) * _EPS) ** 2 * wide
+            if math.isnan(gaps[row]):
+                gaps[row] = math.inf
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _sweep(gram: Floats, inverse: Floats, weights: Floats, start: Floats, scale: Floats, dual: Floats) -> None:
     """Coordinate descent through the Gram matrix: a = Bc + b − BBᵀp."""
     rows = len(inverse)
@@ -195,7 +206,7 @@ def _sweep(gram: Floats, inverse: Floats, weights: Floats, start: Floats, scale:
             store(dual, j, maximum(minimum(moved, bound), splat(0.0) - bound))
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _sweep_primal(
     matrix: Floats,
     offset: Floats,
@@ -222,7 +233,7 @@ def _sweep_primal(
                 store(primal, i, fused(matrix[j, i], before - after, load(primal, i)))
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _primal(matrix: Floats, centre: Floats, dual: Floats, primal: Floats) -> None:
     rows, columns = matrix.shape
     for i in range(columns):
@@ -232,7 +243,7 @@ def _primal(matrix: Floats, centre: Floats, dual: Floats, primal: Floats) -> Non
         store(primal, i, total)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _evaluate(
     matrix: Floats,
     offset: Floats,
@@ -267,7 +278,7 @@ def _evaluate(
     store(wanted, 0, maximum(absolute(objective), splat(1.0)) * tolerance)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _newton(
     gram: Floats, weights: Floats, scale: Floats, slope: Floats, dual: Floats, lower: Floats, step: Floats
 ) -> None:
@@ -311,4 +322,4 @@ def _newton(
 
 def seconds_per_row(rows: int, columns: int) -> float:
     """A prediction for m = `rows` and k = `columns`, one thread."""
-    return math.nan
+    return 1e-9 * (10.0 + columns + 1.0 * rows * (rows + columns) / 2 + 0.02 * rows**3)

@@ -166,7 +166,11 @@ def _arithmetic(symbol: Any, emit: Callable[[Any, Any, Any], Any]) -> None:
     def lift(x, y):  # type: ignore[no-untyped-def]
         # numba wants the same annotations on both signatures, so neither has any.
         if all(_is_lanes(kind) or isinstance(kind, types.Float) for kind in (x, y)) and (_is_lanes(x) or _is_lanes(y)):
-            return lambda x, y: combine(x, y)
+
+            def apply(x, y):  # type: ignore[no-untyped-def]
+                return combine(x, y)
+
+            return apply
         return None
 
 

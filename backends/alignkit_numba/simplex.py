@@ -1,15 +1,15 @@
 """Proximal maps of the largest of affine pieces: active sets on the dual simplex, rows in lanes.
 
 For φ(a) = W·max_j a_j the dual of min_y ½‖y − c‖² + sφ(By + b) is max ⟨p, Bc + b⟩ − ½‖Bᵀp‖² over p ≥ 0 of sum σ = s·W,
-and the gap at y = c − Bᵀp is σ·max_j a_j − ⟨p, a⟩, a = By + b. On the simplex the mean of B's rows only shifts c, so that
-they are centred, and a constant added to BBᵀ makes it definite where they are affinely independent.
+and the gap at y = c − Bᵀp is σ·max_j a_j − ⟨p, a⟩, a = By + b. On the simplex the mean of B's rows only shifts c, so
+that they are centred, and a constant added to BBᵀ makes it definite where they are affinely independent.
 
 Each row starts from the better of two points of the simplex: the vertex of its largest piece, where most rows end that
 are weighed heavily, and the solution at c = 0, where most end that are weighed lightly. Block pivoting, which exchanges
 every coordinate of the wrong sign at once, finishes nearly all in a few systems; the active-set method does the others.
 
-Source: P. Wolfe, "Finding the nearest point in a polytope", 1976; J. Kim, H. Park, "Fast nonnegative matrix factorization:
-an active-set-like method and comparisons", 2011, section 4, for block pivoting.
+Source: P. Wolfe, "Finding the nearest point in a polytope", 1976; J. Kim, H. Park, "Fast nonnegative matrix
+factorization: an active-set-like method and comparisons", 2011, section 4, for block pivoting.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from alignkit_numba.active_set import Workspace, ascend, workspace
-from alignkit_numba.lanes import LANES, absolute, any_greater, fused, greater, load, maximum, splat, store
-from alignkit_numba.solved import Solved
 from numba import njit
 
 from alignkit.contracts import Floats
 from alignkit.transport.canonical import ProximalForm, TopOf
+from alignkit_numba.active_set import Workspace, ascend, workspace
+from alignkit_numba.lanes import LANES, absolute, any_greater, fused, greater, load, maximum, splat, store
+from alignkit_numba.solved import Solved
 
 __all__ = ["seconds_per_row", "solve_simplex"]
 
@@ -34,6 +34,9 @@ _ROUNDS = 6
 _LARGEST_FACTOR = 24
 #: A row of B is dependent on the free ones when what is left of its square, relative to it, is below this.
 _DEPENDENT = 1e-11
+
+#: For functions that only compiled ones call, and that are kept on disk as parts of these.
+_part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance: float) -> Solved:
@@ -59,7 +62,7 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
     matrix, offset = matrix - mean, offset - level
     gram = matrix @ matrix.T
     gram += max(float(np.trace(gram)) / rows, float(np.finfo(np.float64).tiny))
-    work = workspace(rows)
+    work = workspace(rows, True)
     reference = np.zeros(rows)
     reference[int(offset.argmax())] = block.weight
     bounds = np.full(rows, float(block.weight))
@@ -69,7 +72,6 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
         gram,
         -block.weight * mean,
         bounds,
-        True,
         tolerance,
         20 * rows + 100,
         reference,
@@ -204,7 +206,6 @@ def _solve(
             gram,
             one_centre,
             upper,
-            True,
             tolerance,
             20 * rows + 100,
             one_dual,
@@ -212,7 +213,9 @@ def _solve(
             one_slope,
             work,
         )
-        values[row] = one_slope.max() + level
+        values[row] = -math.inf
+        for j in range(rows):
+            values[row] = max(values[row], one_slope[j] + level)
         for i in range(columns):
             solutions[row, i] = one_primal[i]
             values[row] += mean[i] * one_primal[i]
@@ -227,10 +230,12 @@ def _solve(
         # a, each entry to k roundings, and the sum over it; and what rounding leaves of y − c + Bᵀp.
         gaps[row] = max(gaps[row], 0.0) + 4.0 * (rows + columns + 4) * _EPS * sums[row] * size
         gaps[row] += 0.5 * ((rows + 8) * _EPS) ** 2 * wide
+        if math.isnan(gaps[row]):
+            gaps[row] = math.inf
         values[row] *= weight
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _begin(
     matrix: Floats,
     offset: Floats,
@@ -267,7 +272,7 @@ def _begin(
         store(dual, j, greater(lead, best, sum_ * reference[j], at_vertex))
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _evaluate(
     matrix: Floats,
     offset: Floats,
@@ -322,7 +327,7 @@ def _evaluate(
     store(wanted, 0, maximum(absolute(objective), splat(1.0)) * tolerance)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _exchange(
     gram: Floats,
     start: Floats,
@@ -366,7 +371,7 @@ def _exchange(
         store(dual, j, maximum(load(dual, j), zero))
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@_part
 def _solve_free(
     gram: Floats,
     start: Floats,
@@ -417,4 +422,4 @@ def _solve_free(
 
 def seconds_per_row(rows: int, columns: int) -> float:
     """A prediction for m = `rows` and k = `columns`, one thread."""
-    return math.nan
+    return 1e-9 * (10.0 + columns + 2.0 * rows * (rows + columns) / 2 + 0.02 * rows * min(rows, columns + 1) ** 2)
