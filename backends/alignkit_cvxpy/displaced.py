@@ -105,7 +105,7 @@ class DisplacementPenalty:
             atoms: a majorant of the summands of f that are not quadratic.
         """
         whole = self._with_tangent(found[:1], Majorant(atoms.slopes[:1], atoms.constants[:1]))
-        over, _ = self._overshoot(whole.slopes)
+        over = self._overshoot(whole.slopes)
         if not (np.isfinite(whole.constants).all() and (over < 0.0).all()):
             return None
         return replace(self, anchor=whole)
@@ -120,9 +120,9 @@ class DisplacementPenalty:
         """Each majorant with as much of the anchor as brings it into the ball."""
         if self.anchor is None:
             return whole
-        over, _ = self._overshoot(whole.slopes)
-        below, _ = self._overshoot(self.anchor.slopes)
-        share = np.clip(over / (over - below), 0.0, 1.0)
+        over, below = self._overshoot(whole.slopes), self._overshoot(self.anchor.slopes)
+        outside = np.maximum(over, 0.0)
+        share = outside / (outside - below)
         # Of a majorant that is none nothing is kept.
         share = np.where(np.isfinite(whole.constants) & np.isfinite(share), share, 1.0)
         kept = np.where(share < 1.0, whole.constants, 0.0)
@@ -131,12 +131,12 @@ class DisplacementPenalty:
             rounded_up(((1.0 - share) * kept, share * self.anchor.constants)),
         )
 
-    def _overshoot(self, slopes: Floats) -> tuple[Floats, Floats]:
-        """How far N*((g + Rᵀs)/λ) exceeds 1 less what rounding hides, (n,), and that norm."""
+    def _overshoot(self, slopes: Floats) -> Floats:
+        """How far N*((g + Rᵀs)/λ) exceeds 1, rounded up, (n,)."""
         cost: Any = self.displacement.cost
         dual, size = self._dual(slopes)
-        norm = cost.dual_norm(dual)
-        return norm - 1.0 + 2.0 * ROUNDING * (1.0 + cost.dual_norm(size) / self.weight), norm
+        rounding: Floats = 2.0 * ROUNDING * (1.0 + cost.dual_norm(size / self.weight))
+        return np.asarray(cost.dual_norm(dual) - 1.0 + rounding)
 
     def _dual(self, slopes: Floats) -> tuple[Floats, Floats]:
         """(g + Rᵀs)/λ of each row, and the sizes of what is summed there, (n, m)."""

@@ -31,6 +31,7 @@ class Block:
         penalty: the rest of the objective, likewise.
         points: the rows v, (b, k).
         accuracy: the solver's tolerances.
+        magnified: by how much the objective is; exponential cones may stall at one size and not at another.
         doubt: how clear a proof of infeasibility must be; Clarabel's default holds it proved where rows v lie 10⁶ away.
     """
 
@@ -38,6 +39,7 @@ class Block:
     penalty: Penalty
     points: Floats
     accuracy: float = 1e-9
+    magnified: float = 1.0
     doubt: float = 1e-8
 
     @cached_property
@@ -48,7 +50,7 @@ class Block:
         """
         weight = self.penalty.weight
         largest = max((float(np.abs(coefficients).max()) for coefficients, _ in self.tree.terms), default=0.0)
-        return float(np.sqrt(weight * (largest or weight)))
+        return float(np.sqrt(weight * (largest or weight))) / self.magnified
 
     @cached_property
     def gradient(self) -> Floats:

@@ -19,7 +19,7 @@ from alignkit.errors import StaleFitError, UnboundedTransportError
 from alignkit.expressions.atom import Atom
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.splitting import split
-from alignkit_cvxpy.costs import COSTS
+from alignkit_cvxpy.costs import COSTS, seconds_per_entry
 from alignkit_cvxpy.displaced import DisplacementPenalty, displacement_penalty
 from alignkit_cvxpy.lowering import LOWERINGS, UNLOWERED
 from alignkit_cvxpy.minorants import AT_DUALS, MINORANTS, Rule, minorant
@@ -43,13 +43,16 @@ _SECONDS_TO_COMPILE = 0.15
 _SECONDS_PER_CALL = 2e-3
 _SECONDS_PER_ENTRY = 1e-5
 _SECONDS_PER_PRODUCT = 6e-9
-#: Clarabel's tolerances in turn, for blocks and then for single rows: its own are 1e-8, and the gap of a row can be as
-#: large as that of its block. Second-order cones sometimes fail below the fallback.
-_ACCURACIES = (1e-9, 1e-9, 1e-12)
+#: Clarabel's tolerances in turn, and how much the objective is magnified, for blocks and then for single rows: its own
+#: are 1e-8, and the gap of a row can be as large as that of its block. Second-order cones sometimes fail below the
+#: fallback.
+_ATTEMPTS = ((1e-9, 1.0), (1e-9, 1.0), (1e-9, 10.0), (1e-12, 1.0))
 _FALLBACK = 1e-8
 _DOUBT = 1e-15
 #: What the solver calls a problem without a maximum.
 _NO_MAXIMUM = ("unbounded", "infeasible")
+#: A step is far above this, relative to where it starts.
+_FAR = 1e8
 #: Parts of λ at which an anchor is looked for, the one that lies deepest inside the ball first.
 _SHARES = tuple(1.0 - 0.5**halvings for halvings in range(1, 16))
 #: λ must exceed λ_max(H) by this, relative to λ.
@@ -101,9 +104,11 @@ class CvxpyProxSolver:
         block = _block_rows(entries, problem.rows)
         seconds = _SECONDS_TO_COMPILE + np.ceil(problem.rows / block) * _SECONDS_PER_CALL
         products = sum(link.size * tree.dimension * min(link.size, tree.dimension) for link in tree.links)
-        if penalty.displacement is not None and penalty.displacement.rows is not None:
+        seconds_per_row = _entries_of(tree) * _SECONDS_PER_ENTRY
+        if penalty.displacement is not None:
+            seconds_per_row += penalty.size * seconds_per_entry(penalty.displacement.cost)
             products += penalty.size * tree.dimension * min(penalty.size, tree.dimension)
-        seconds += problem.rows * (entries * _SECONDS_PER_ENTRY + products * _SECONDS_PER_PRODUCT)
+        seconds += problem.rows * (seconds_per_row + products * _SECONDS_PER_PRODUCT)
         guarantee = Guarantee.CERTIFIED if certified else Guarantee.HEURISTIC
         return Bid(self.name, f"Clarabel, {block} rows at a time", guarantee, float(seconds), citations=_PAPERS)
 
@@ -160,7 +165,11 @@ def _block_rows(entries: int, rows: int) -> int:
 
 def _entries(tree: Tree, penalty: Penalty) -> int:
     """How many conic variables a row takes, about: its step, its links, and what their atoms and the cost add."""
-    return tree.dimension + 3 * tree.width + (0 if penalty.displacement is None else 2 * penalty.size)
+    return _entries_of(tree) + (0 if penalty.displacement is None else 2 * penalty.size)
+
+
+def _entries_of(tree: Tree) -> int:
+    return tree.dimension + 3 * tree.width
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,11 +264,11 @@ class CvxpySession:
         solved = np.zeros(count, dtype=bool)
         todo = np.arange(count)
         # Rows that miss the tolerance are solved again by themselves, where no other row spoils their scaling.
-        for attempt, accuracy in enumerate(_ACCURACIES):
+        for attempt, effort in enumerate(_ATTEMPTS):
             size = 1 if attempt else _block_rows(_entries(self.tree, self.penalty), count)
             for first in range(0, len(todo), size):
                 chosen = todo[first : first + size]
-                solved[chosen] |= self._solve_block(points, chosen, size, accuracy, best)
+                solved[chosen] |= self._solve_block(points, chosen, size, effort, best)
                 if progress is not None and attempt == 0:
                     progress("cvxpy", first + len(chosen), count)
             todo = np.flatnonzero(best.misses(self.problem.tolerance) if self._certified else ~solved)
@@ -269,10 +278,12 @@ class CvxpySession:
         displacement = None if self.penalty.displacement is None else best.steps
         return ProxSolution(best.points, best.gap, unfinished, displacement=displacement)
 
-    def _solve_block(self, points: Floats, chosen: NDArray[np.int64], size: int, accuracy: float, best: _Rows) -> bool:
+    def _solve_block(
+        self, points: Floats, chosen: NDArray[np.int64], size: int, effort: tuple[float, float], best: _Rows
+    ) -> bool:
         """Solve at most `size` rows in one block, padded with the first, and keep what is better than before."""
         padding = np.full(size - len(chosen), chosen[0])
-        block = Block(self.tree, self.penalty, points[np.concatenate([chosen, padding])], accuracy)
+        block = Block(self.tree, self.penalty, points[np.concatenate([chosen, padding])], *effort)
         program = self._program(block)
         answer = program.solve(block)
         if not answer.solved:
@@ -281,19 +292,36 @@ class CvxpySession:
             if not answer.solved and verdict in _NO_MAXIMUM:
                 answer = replace(answer, status=verdict)
         found = self._certify(block.points, answer)
-        if answer.status in _NO_MAXIMUM and not np.isfinite(found.upper).all():
-            self._refuse(answer.status)
+        if not np.isfinite(found.upper).all():
+            if answer.status in _NO_MAXIMUM:
+                self._refuse(answer.status)
+            if self._runs_away(block.points, found):
+                self._refuse("unbounded")
         kept = slice(0, len(chosen))
         best.keep_better(chosen, _Rows(found.steps[kept], found.points[kept], found.objective[kept], found.upper[kept]))
         return answer.solved
 
+    def _runs_away(self, points: Floats, found: _Rows) -> bool:
+        """Whether a row without a bound went far, and would gain by going as far again."""
+        size = np.linalg.norm(found.steps, axis=1)
+        far = (
+            np.isinf(found.upper)
+            & np.isfinite(found.objective)
+            & (size > _FAR * (1.0 + np.linalg.norm(points, axis=1)))
+        )
+        _, farther = self._reached(points[far], 2.0 * found.steps[far])
+        return bool((farther > found.objective[far]).any())
+
     def _refuse(self, status: str) -> None:
         # Where the certificate is finite, it refutes such a status, and the rows count as unfinished instead.
-        atoms = " + ".join(str(node.atom) for _, node in self.tree.terms)
+        reward = str(self.problem.nonlinear)
+        ways_out = ["Raise λ in ak.Wasserstein(weight=λ).", "Bound the growth of the reward.", "Rescale the reward."]
+        if self.penalty.displacement is not None:
+            ways_out.insert(1, "A cost that grows faster, as ak.costs.ElasticNet(gamma) does.")
         raise UnboundedTransportError(
-            f"Clarabel calls the transport problem {status}, and no bound refutes it: {atoms}.",
-            ways_out=["Raise λ in ak.Wasserstein(weight=λ).", "Bound the growth of the reward.", "Rescale the reward."],
-            expression=atoms,
+            f"Clarabel calls the transport problem {status}, and no bound refutes it: {reward}.",
+            ways_out=ways_out,
+            expression=reward,
         )
 
     def _program(self, block: Block) -> BlockProgram:
@@ -343,7 +371,7 @@ class CvxpySession:
             return False
         self._seeks_anchor = False
         for share in _SHARES:
-            block = Block(self.tree, penalty.relaxed(share), point, _ACCURACIES[0])
+            block = Block(self.tree, penalty.relaxed(share), point)
             answer = self._program(block).solve(block)
             if not answer.solved:
                 continue
