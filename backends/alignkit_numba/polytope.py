@@ -15,6 +15,7 @@ bound-flipping ratio test (R. Fourer, "Notes on the dual simplex method", 1994).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from alignkit.errors import ParameterError
 
 __all__ = ["DualPolytope", "SparseMoves", "dual_polytope", "seconds_per_row", "solve_over_polytope"]
 
-_EPS = float(np.finfo(np.float64).eps)
+_EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 #: Largest k for which vertices are listed, and how many at most.
 _LISTED_DIMENSION, _LARGEST_LIST = 3, 20_000
 #: Constraints are priced in chunks of this many, so that a chunk's prices stay in the nearest cache.
@@ -128,7 +129,7 @@ def _tables(normals: Floats, bounds: Floats) -> tuple[NDArray[np.float32], NDArr
     table = np.zeros((chunks * _CHUNK, padded), dtype=np.float32)
     table[:count, :k] = normals
     limits = np.full(chunks * _CHUNK, 1.0, dtype=np.float32)
-    limits[:count] = bounds
+    limits[:count] = np.minimum(bounds, 1e30)
     by_chunk = np.ascontiguousarray(table.reshape(chunks, _CHUNK, padded).transpose(0, 2, 1))
     return by_chunk, limits.reshape(chunks, _CHUNK)
 
@@ -321,9 +322,11 @@ def _pivot(  # type: ignore[no-untyped-def]
     """Run the dual simplex method on the rows to do; those that it finishes are done."""
     k = normals.shape[1]
     single = np.zeros(table.shape[1], dtype=np.float32)
-    prices = np.empty(_CHUNK, dtype=np.float32)
+    prices = np.empty(limits.shape, dtype=np.float32)
+    keys = prices.view(np.int32)
+    # Vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others.
     inverse = np.empty((k, k))
-    vertex, multipliers, sides, entering, ratios, pivot_column = np.empty((6, k))
+    vertex, multipliers, sides, entering, ratios = np.empty((5, k))
     basis = np.empty(k, dtype=np.int64)
     patience = 200 * (k + 10)
     for row in range(residuals.shape[0]):
@@ -341,75 +344,90 @@ def _pivot(  # type: ignore[no-untyped-def]
             inverse[j, j] = 1.0
             basis[j], multipliers[j], sides[j] = j, s[j], (1.0 if s[j] >= 0.0 else -1.0)
             vertex[j] = sides[j] * bounds[j]
-        refreshed, precise = 0, False
-        excess = 0.0
+        refreshed = 0
         for turn in range(2 * patience):
-            q, reach = -1, 0.0
-            if not precise:
-                for j in range(k):
-                    single[j] = vertex[j]
-                    reach += abs(vertex[j])
-                violation, q = _price(table, limits, single, prices)
-                if violation <= 4e-7 * reach:
-                    q = -1
-            if q < 0:
-                q, excess = _price_exactly(normals, bounds, vertex, turn >= patience)
-                precise = True
-            if q < 0:
-                value[row], gap[row] = _record(
-                    s, normals, lengths, weights, weight, basis, multipliers, vertex, excess,
-                    coordinates[row], amounts[row],
-                )  # fmt: skip
-                if gap[row] <= _SETTLED * size or refreshed == 2:
-                    todo[row] = False
-                    break
-                # Rounding has gathered in the inverse.
-                refreshed += 1
-                for j in range(k):
-                    inverse[j] = normals[basis[j]]
-                inverse[:] = np.linalg.inv(inverse)
-                for j in range(k):
-                    multipliers[j] = 0.0
-                    for i in range(k):
-                        multipliers[j] += inverse[i, j] * s[i]
-                    # A multiplier of the wrong sign belongs to the other bound.
-                    sides[j] = sides[j] if multipliers[j] == 0.0 else np.sign(multipliers[j])
-            else:
-                inside = 0.0
-                for j in range(k):
-                    inside += normals[q, j] * vertex[j]
-                sign = 1.0 if inside > 0.0 else -1.0
-                for j in range(k):
-                    entering[j] = 0.0
-                for i in range(k):
-                    part = sign * normals[q, i]
-                    for j in range(k):
-                        entering[j] += part * inverse[i, j]
-                leaving, step = _ratio_test(
-                    entering, multipliers, sides, basis, bounds, abs(inside) - bounds[q], ratios, turn >= patience
-                )
-                if leaving < 0:
-                    break
-                for j in range(k):
-                    multipliers[j] -= step * entering[j]
-                for i in range(k):
-                    factor = inverse[i, leaving] / entering[leaving]
-                    for j in range(k):
-                        inverse[i, j] -= factor * entering[j]
-                    inverse[i, leaving] = sign * factor
-                basis[leaving], sides[leaving], multipliers[leaving] = q, sign, sign * step
+            cautious = turn >= patience
+            length = 0.0
             for j in range(k):
-                pivot_column[j] = sides[j] * bounds[basis[j]]
-            for i in range(k):
-                total = 0.0
-                for j in range(k):
-                    total += inverse[i, j] * pivot_column[j]
-                vertex[i] = total
+                single[j] = vertex[j]
+                length += vertex[j] * vertex[j]
+            # The normals and p in float32, and their product: rounding, as the normals have length 1.
+            rounding = (k + 8) * _SINGLE_EPS * math.sqrt(length)
+            violation, q = _price(table, limits, single, prices, keys)
+            if violation <= rounding or cautious:
+                q, excess = _price_exactly(normals, bounds, vertex, prices, rounding, cautious)
+            if q >= 0:
+                if not _exchange(
+                    q, normals, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
+                ):
+                    break
+                continue
+            value[row], gap[row] = _record(
+                s, normals, lengths, weights, weight, basis, multipliers, vertex, excess, coordinates[row], amounts[row]
+            )
+            if gap[row] <= _SETTLED * size or refreshed == 2:
+                todo[row] = False
+                break
+            refreshed += 1
+            _refresh(s, normals, bounds, basis, sides, multipliers, inverse, vertex)
         if todo[row]:
-            gap[row] = np.inf
-            value[row] = size
-            for j in range(k):
-                coordinates[row, j], amounts[row, j] = 0, 0.0
+            value[row], gap[row] = size, np.inf
+            coordinates[row], amounts[row] = 0, 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _exchange(q, normals, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
+    """Let a violated constraint enter the basis; False where none can leave."""
+    k = vertex.size
+    normal = normals[q]
+    inside = 0.0
+    for j in range(k):
+        inside += normal[j] * vertex[j]
+    sign = 1.0 if inside > 0.0 else -1.0
+    for j in range(k):
+        total = 0.0
+        for i in range(k):
+            total += inverse[j, i] * normal[i]
+        entering[j] = sign * total
+    leaving, step = _ratio_test(entering, multipliers, sides, basis, bounds, abs(inside) - bounds[q], ratios, cautious)
+    if leaving < 0:
+        return False
+    pivot = inverse[leaving]
+    scale = 1.0 / entering[leaving]
+    level = bounds[q]
+    for i in range(k):
+        pivot[i] *= scale
+        vertex[i] = level * pivot[i]
+    for j in range(k):
+        if j != leaving:
+            line, share, side = inverse[j], entering[j], sides[j] * bounds[basis[j]]
+            for i in range(k):
+                line[i] -= share * pivot[i]
+                vertex[i] += side * line[i]
+            multipliers[j] -= step * share
+    for i in range(k):
+        pivot[i] *= sign
+    basis[leaving], sides[leaving], multipliers[leaving] = q, sign, sign * step
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _refresh(s, normals, bounds, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
+    """Invert the basis anew, where rounding has gathered in its inverse."""
+    k = s.size
+    for j in range(k):
+        inverse[j] = normals[basis[j]]
+    inverse[:] = np.linalg.inv(inverse).T
+    vertex[:] = 0.0
+    for j in range(k):
+        total = 0.0
+        for i in range(k):
+            total += inverse[j, i] * s[i]
+        multipliers[j] = total
+        # A multiplier of the wrong sign belongs to the other bound.
+        sides[j] = sides[j] if total == 0.0 else np.sign(total)
+        for i in range(k):
+            vertex[i] += sides[j] * bounds[basis[j]] * inverse[j, i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -420,52 +438,70 @@ def _ratio_test(entering, multipliers, sides, basis, bounds, slope, ratios, caut
         rate = sides[j] * entering[j]
         ratios[j] = max(sides[j] * multipliers[j], 0.0) / rate if rate > 1e-10 else np.inf
     while True:
-        leaving, step, rate = -1, np.inf, 0.0
+        leaving, step = -1, np.inf
         for j in range(k):
-            if ratios[j] < step or (ratios[j] == step and step < np.inf and abs(entering[j]) > rate and not cautious):
-                leaving, step, rate = j, ratios[j], abs(entering[j])
+            if ratios[j] < step:
+                leaving, step = j, ratios[j]
         if leaving < 0:
             return leaving, step
-        slope -= 2.0 * rate * bounds[basis[leaving]]
+        for j in range(k):
+            # Of ties the largest pivot; Bland's rule, which cannot cycle, takes the first constraint instead.
+            if ratios[j] == step and (
+                basis[j] < basis[leaving] if cautious else abs(entering[j]) > abs(entering[leaving])
+            ):
+                leaving = j
+        slope -= 2.0 * abs(entering[leaving]) * bounds[basis[leaving]]
         if slope <= 0.0 or cautious:
             return leaving, step
         ratios[leaving] = np.inf
         sides[leaving] = -sides[leaving]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nnan", "ninf", "nsz", "contract"})
-def _price(table, limits, vertex, prices):  # type: ignore[no-untyped-def]
-    """The largest violation |⟨n_c, p⟩| − h_c and its constraint, in float32."""
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _price(table, limits, vertex, prices, keys):  # type: ignore[no-untyped-def]
+    """Write |⟨n_c, p⟩| − h_c in float32; returns the largest, and its constraint, or −1 where none is positive.
+
+    Positive floats are in the order of their bits as integers, of which, unlike floats, a maximum is found in lanes:
+    `keys` are the same numbers as `prices`, read so.
+    """
     chunks, padded, width = table.shape
-    top, where = np.float32(-1.0), -1
+    top, where = np.int32(0), -1
     for chunk in range(chunks):
-        rows, limit = table[chunk], limits[chunk]
+        rows, limit, price, key = table[chunk], limits[chunk], prices[chunk], keys[chunk]
         for start in range(0, padded, _UNROLLED):
             a, b, c, d = vertex[start], vertex[start + 1], vertex[start + 2], vertex[start + 3]
             e, f, g, h = vertex[start + 4], vertex[start + 5], vertex[start + 6], vertex[start + 7]
             for i in range(width):
                 part = a * rows[start, i] + b * rows[start + 1, i] + c * rows[start + 2, i] + d * rows[start + 3, i]
                 rest = e * rows[start + 4, i] + f * rows[start + 5, i] + g * rows[start + 6, i] + h * rows[start + 7, i]
-                prices[i] = part + rest if start == 0 else prices[i] + (part + rest)
-        largest = np.float32(-1.0)
+                price[i] = part + rest if start == 0 else price[i] + (part + rest)
         for i in range(width):
-            prices[i] = abs(prices[i]) - limit[i]
-            largest = max(largest, prices[i])
+            price[i] = abs(price[i]) - limit[i]
+        largest = np.int32(0)
+        for i in range(width):
+            largest = max(largest, key[i])
         if largest > top:
-            top = largest
-            place = 0
-            for i in range(width):
-                place = i if prices[i] == largest else place
-            where = chunk * width + place
-    return top, where
+            top, where = largest, chunk
+    if where < 0:
+        return np.float32(0.0), -1
+    key, place = keys[where], 0
+    for i in range(width):
+        place = max(place, i if key[i] == top else 0)
+    return prices[where, place], where * width + place
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _price_exactly(normals, bounds, vertex, first):  # type: ignore[no-untyped-def]
-    """The constraint violated most, or first, beyond rounding, −1 where none is; and the largest relative excess."""
-    count, k = normals.shape
+def _price_exactly(normals, bounds, vertex, prices, margin, first):  # type: ignore[no-untyped-def]
+    """The constraint violated most, or first, beyond rounding, −1 where none is; and the largest relative excess.
+
+    Prices in float32 that are below −margin prove their constraints.
+    """
+    k = vertex.size
+    flat = prices.ravel()
     worst, excess, where = 0.0, 0.0, -1
-    for c in range(count):
+    for c in range(normals.shape[0]):
+        if flat[c] < -margin:
+            continue
         inside = size = 0.0
         for j in range(k):
             part = normals[c, j] * vertex[j]
