@@ -45,6 +45,8 @@ class CanonicalProx:
         self.vector = torch.tensor(form.vector, device=device)
         self.vector_size = float(np.linalg.norm(form.vector))
         self.factor = None if form.factor is None else torch.tensor(form.factor, device=device)
+        #: The smallest singular value of L.
+        self.factor_least = 1.0 if form.factor is None else float(np.linalg.norm(form.factor, ord=-2))
         quadratic = split(problem.nonlinear).quadratic if form.factor is not None else None
         self.hessian = None if quadratic is None else torch.tensor(quadratic.matrix, device=device)
         self.hessian_size = 0.0 if quadratic is None else float(np.linalg.norm(quadratic.matrix))
@@ -90,15 +92,14 @@ class CanonicalProx:
             return root * v + shift, size
         right = lambdas * v + self.vector
         centres = torch.linalg.solve_triangular(self.factor, right.T, upper=False).T
-        least = float(torch.linalg.matrix_norm(self.factor, ord=-2))
-        size = (lambdas.squeeze(1) * torch.linalg.vector_norm(v, dim=1) + self.vector_size) / least
+        size = (lambdas.squeeze(1) * torch.linalg.vector_norm(v, dim=1) + self.vector_size) / self.factor_least
         return centres.contiguous(), size
 
     def _maximisers(self, y: torch.Tensor) -> torch.Tensor:
         if self.factor is None:
-            scaled: torch.Tensor = y / math.sqrt(self.form.weight)
-            return scaled
-        return torch.linalg.solve_triangular(self.factor.T, y.T, upper=True).T.contiguous()
+            return y / math.sqrt(self.form.weight)
+        solved: torch.Tensor = torch.linalg.solve_triangular(self.factor.T, y.T, upper=True)
+        return solved.T.contiguous()
 
     def _certify(
         self, rows: Rows, y: torch.Tensor, dual: torch.Tensor, z: torch.Tensor, rounding: torch.Tensor

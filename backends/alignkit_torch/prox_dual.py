@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import torch
 
+from alignkit_torch.prox_gradient import dual_gradients
 from alignkit_torch.prox_kinks import KinkedBlock
-from alignkit_torch.prox_rows import FormOnDevice, NormalMatrix, Rows, keep
+from alignkit_torch.prox_rows import DIRECT_DIMENSION, FormOnDevice, NormalMatrix, Rows, keep
 
 __all__ = ["DualSolver"]
 
 _ITERATIONS = 60
+#: What the systems of many dimensions may take at a time.
+_LARGE_BYTES = 2**28
 #: A row is left to the finish once its gap is below this part of what was asked for.
 _AMBITION = 0.1
 #: Products of slacks and multipliers add up to at least this part of that.
@@ -59,10 +62,23 @@ class DualSolver:
     def row_bytes(self) -> int:
         """What a row takes while it is solved, about."""
         count, dimension = self.form.matrix.shape
-        return 8 * (40 * count + 10 * dimension) + self.normal.row_bytes
+        vectors = 8 * (40 * count + 10 * dimension)
+        return vectors + (self.normal.row_bytes if dimension <= DIRECT_DIMENSION else 0)
 
     def solve(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """The minimisers y, (n, k), and dual points p, (n, m), with y = u − Bᵀp/κ."""
+        if self.form.matrix.shape[1] <= DIRECT_DIMENSION:
+            return self._interior_points(rows)
+        dual, done = dual_gradients(self.form, self.block, rows, _AMBITION)
+        dual = self.block.project(dual)
+        y, _ = self._primal(rows, dual)
+        # The systems of those that gradients did not settle are large: as many at a time as fit.
+        left = torch.nonzero(~done).squeeze(1)
+        for chosen in left.split(max(1, _LARGE_BYTES // self.normal.row_bytes)):
+            y[chosen], dual[chosen] = self._interior_points(rows.take(chosen))
+        return y, dual
+
+    def _interior_points(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         state = self._start(rows)
         dual, multipliers = state.dual.clone(), state.multipliers.clone()
         least = torch.full_like(rows.level, torch.inf)

@@ -34,7 +34,11 @@ class KinkedBlock(ABC):
 
     @abstractmethod
     def project(self, dual: torch.Tensor) -> torch.Tensor:
-        """The nearest points of P, about; (n, m)."""
+        """Points of P, near where the arguments are; (n, m)."""
+
+    @abstractmethod
+    def nearest(self, dual: torch.Tensor) -> torch.Tensor:
+        """The nearest points of P, (n, m)."""
 
     @abstractmethod
     def reach(self, row_norms: torch.Tensor) -> torch.Tensor:
@@ -100,6 +104,8 @@ class _Box(KinkedBlock):
     def project(self, dual: torch.Tensor) -> torch.Tensor:
         return torch.minimum(torch.maximum(dual, -self.weights), self.weights)
 
+    nearest = project
+
     def reach(self, row_norms: torch.Tensor) -> torch.Tensor:
         return (row_norms.square() * self.weights).mean()
 
@@ -155,6 +161,15 @@ class _Simplex(KinkedBlock):
     def project(self, dual: torch.Tensor) -> torch.Tensor:
         inside = dual.clamp(min=0.0)
         return inside * (self.weight / inside.sum(dim=1, keepdim=True))
+
+    def nearest(self, dual: torch.Tensor) -> torch.Tensor:
+        # Sort, and lower by the level at which what is left adds up to the weight.
+        falling = dual.sort(dim=1, descending=True).values
+        excess = falling.cumsum(dim=1) - self.weight
+        counts = torch.arange(1, self.count + 1, dtype=dual.dtype, device=dual.device)
+        last = ((falling * counts > excess).sum(dim=1, keepdim=True) - 1).clamp(min=0)
+        level = excess.gather(1, last) / (last + 1.0)
+        return (dual - level).clamp(min=0.0)
 
     def reach(self, row_norms: torch.Tensor) -> torch.Tensor:
         return self.weight * row_norms.square().mean()

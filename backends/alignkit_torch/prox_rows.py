@@ -10,9 +10,11 @@ import torch
 
 from alignkit.transport.canonical import ProximalForm
 
-__all__ = ["Answer", "FormOnDevice", "NormalMatrix", "Rows", "form_on_device", "keep"]
+__all__ = ["DIRECT_DIMENSION", "Answer", "FormOnDevice", "NormalMatrix", "Rows", "form_on_device", "keep"]
 
 _EPS = float(np.finfo(np.float64).eps)
+#: Up to this k a system is formed and factorised for each row and step.
+DIRECT_DIMENSION = 128
 #: Largest table of outer products of the rows of B, in entries (128 MB).
 _LARGEST_TABLE = 2**24
 
@@ -153,17 +155,17 @@ class FormOnDevice:
 def form_on_device(form: ProximalForm, device: torch.device) -> FormOnDevice:
     """Move a form to a device."""
     matrix = form.matrix
-    magnitude = np.abs(matrix)
-    # ‖B‖² ≤ ‖B‖₁‖B‖_∞.
-    norm = float(np.sqrt(magnitude.sum(axis=0).max(initial=0.0) * magnitude.sum(axis=1).max(initial=0.0)))
     size = float(np.linalg.norm(matrix))
+    gram = matrix @ matrix.T if len(matrix) < matrix.shape[1] else matrix.T @ matrix
+    largest = float(np.linalg.eigvalsh(gram)[-1]) if matrix.size else 0.0
+    norm = np.sqrt(max(largest, 0.0)) * (1.0 + 1e-8)
     condition = 1.0 if form.factor is None else float(np.linalg.cond(form.factor))
     unit = _EPS * (sum(matrix.shape) + 16) * condition
     return FormOnDevice(
         torch.tensor(matrix, device=device),
         torch.tensor(form.offset, device=device),
         torch.tensor(np.linalg.norm(matrix, axis=1), device=device),
-        min(norm, size),
+        float(norm),
         size,
         unit,
     )

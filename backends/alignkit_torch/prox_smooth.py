@@ -3,8 +3,8 @@
 The step solves φ''-systems by Cholesky's method for small k, and by conjugate gradients to a forcing tolerance for
 large k (R. S. Dembo, S. C. Eisenstat, T. Steihaug, "Inexact Newton methods", SIAM J. Numer. Anal. 19, 1982). The line
 search brackets the root of the slope along the step: where φ is all but piecewise linear (small λ), the full step
-crosses kinks of which the Hessian at its start knows nothing. Rows that this does not settle start anew on τφ(·/τ),
-with τ falling to 1 as they converge.
+crosses kinks of which the Hessian at its start knows nothing. Rows that this does not settle go on with
+φ_τ = τφ(·/τ), τ falling to 1 as they converge.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from alignkit_torch.prox_blocks import SmoothSum
-from alignkit_torch.prox_rows import FormOnDevice, NormalMatrix, Rows, keep
+from alignkit_torch.prox_rows import DIRECT_DIMENSION, FormOnDevice, NormalMatrix, Rows, keep
 
-__all__ = ["DIRECT_DIMENSION", "SmoothSolver"]
+__all__ = ["SmoothSolver"]
 
-#: Up to this k the systems are factorised.
-DIRECT_DIMENSION = 128
 _ITERATIONS = 200
-#: Rows that are not done after so many steps start anew, at a high temperature.
+#: Rows that are not done after so many steps are heated.
 _PATIENCE = 12
 #: A temperature is left once the gap is below this part of τ·variation, for this part of τ.
 _LOOSE = 0.3
@@ -70,10 +68,10 @@ class SmoothSolver:
     def solve(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """The minimisers y, (n, k), and φ'(By + b), (n, m)."""
         found = rows.centres.clone()
-        state = self._start(rows, torch.arange(len(found), device=found.device), None)
+        state = self._start(rows)
         for iteration in range(_ITERATIONS):
             if iteration == _PATIENCE and self.heat > 0.0:
-                state = self._start(state.rows, state.places, (self.heat / state.rows.strength).clamp(min=1.0))
+                state = self._heat_up(state)
             residual = state.rows.strength * (state.y - state.rows.centres) + state.gradient @ self.form.matrix
             minimum = state.rows.proximity(state.y) + state.value
             gap = residual.square().sum(dim=1) / (2.0 * state.rows.strength.squeeze(1))
@@ -98,8 +96,17 @@ class SmoothSolver:
         entries = torch.addmm(self.form.offset, found, self.form.matrix.T)
         return found, self.blocks.value_and_gradient(entries)[1]
 
-    def _start(self, rows: Rows, places: torch.Tensor, temperature: torch.Tensor | None) -> _State:
-        return self._state_at(rows, places, rows.centres, temperature, torch.zeros_like(places, dtype=torch.bool))
+    def _start(self, rows: Rows) -> _State:
+        places = torch.arange(len(rows.centres), device=rows.centres.device)
+        return self._state_at(rows, places, rows.centres, None, torch.zeros_like(places, dtype=torch.bool))
+
+    def _heat_up(self, state: _State) -> _State:
+        """Give each row the temperature at which φ_τ differs from φ by about its gap."""
+        strength = state.rows.strength
+        residual = strength * (state.y - state.rows.centres) + state.gradient @ self.form.matrix
+        gap = residual.square().sum(dim=1, keepdim=True) / (2.0 * strength)
+        temperature = torch.minimum(gap / self.blocks.variation, self.heat / strength).clamp(min=1.0)
+        return self._state_at(state.rows, state.places, state.y, temperature, torch.zeros_like(state.stalled))
 
     def _state_at(
         self, rows: Rows, places: torch.Tensor, y: torch.Tensor, temperature: torch.Tensor | None, stalled: torch.Tensor
@@ -144,8 +151,9 @@ class SmoothSolver:
             low, low_slope = torch.where(over, low, length), torch.where(over, low_slope, slope)
             # Regula falsi, kept away from the ends, where it stays when the slope jumps.
             part = (low_slope / (low_slope - high_slope)).nan_to_num(0.5).clamp(0.1, 0.9)
-            if attempt % 3 == 2:
-                part = torch.full_like(part, 0.5)
+            if attempt >= 2:
+                # The scale of a step that has only been too long is unknown.
+                part = torch.where(low == 0.0, 0.05, part if attempt % 3 else 0.5)
             length = torch.where(settled, length, low + part * (high - low))
         # A row that found no such length takes the longest step known to descend.
         length = torch.where(settled, length, low)
