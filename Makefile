@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+PROX_PEERS := .venv-peers-prox
 WORKERS ?= 2
 
 .PHONY: demo test lint bench bench-peers clean
@@ -25,8 +26,9 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks
 
-bench-peers: $(PEERS)/.made
+bench-peers: $(PEERS)/.made $(PROX_PEERS)/.made
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m tests.benchmarks.kl_peers
+	OMP_NUM_THREADS=1 XLA_FLAGS='--xla_cpu_multi_thread_eigen=false' $(PROX_PEERS)/bin/python -m tests.benchmarks.prox
 
 # azula comes without its dependencies: torchvision and gdown serve only its collection of networks.
 $(PEERS)/.made: pyproject.toml constraints.txt
@@ -34,6 +36,13 @@ $(PEERS)/.made: pyproject.toml constraints.txt
 	$(PEERS)/bin/pip install --quiet --constraint constraints.txt $(shell grep '^torch==' constraints.txt)
 	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --no-deps azula==0.11.1
 	$(PEERS)/bin/pip install --quiet --constraint constraints.txt blackjax==1.7.1 jax scikit-learn einops jaxtyping --editable .
+	touch $@
+
+# moreau beside cvxpy makes `import cvxpy` load jax, so that these live apart from the others.
+$(PROX_PEERS)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PROX_PEERS)
+	$(PROX_PEERS)/bin/pip install --quiet --constraint constraints.txt $(shell grep '^torch==' constraints.txt)
+	$(PROX_PEERS)/bin/pip install --quiet --constraint constraints.txt moreau==0.4.1 qpax==0.1.4 jaxopt==0.8.5 jax highspy --editable '.[numba]'
 	touch $@
 
 $(VENV)/bin/pip:
@@ -46,4 +55,4 @@ $(VENV)/.%: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

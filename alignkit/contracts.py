@@ -326,9 +326,14 @@ class SparseRows:
     def dense(self, size: int) -> Floats:
         """As an array (n, size)."""
         found = np.zeros((len(self.amounts), size))
-        for place, amount in zip(self.coordinates.T, self.amounts.T, strict=True):
-            found[np.arange(len(found)), place] += amount
+        self.add_to(found)
         return found
+
+    def add_to(self, rows: NDArray[Any]) -> None:
+        """Add them to an array (n, m), in place."""
+        numbers = np.arange(len(rows))
+        for place, amount in zip(self.coordinates.T, self.amounts.T, strict=True):
+            rows[numbers, place] += amount.astype(rows.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_jax_array, is_torch_array, to_device
+from array_api_compat import array_namespace, is_jax_array, is_torch_array, to_device
 from numpy.typing import NDArray
 
 from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession, ProxSolution, SparseRows
@@ -25,11 +25,10 @@ from alignkit.expressions import Expression
 from alignkit.transport.boundedness import check_bounded, dominated_by_penalty
 from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Quadratic
 from alignkit.transport.lifting import Lift, lift
+from alignkit.transport.rows import Rows, rows_of
 
 __all__ = ["TransportMap", "Transported", "check_transport", "is_concave_in_total", "reduce_transport"]
 
-#: Entries of x converted to float64 at a time (2 MB): small enough for a cache, large enough to amortise a call.
-_BLOCK_ENTRIES = 2**18
 #: Entries of v handed to a session at a time (32 MB), and of x (16 MB of float32, so that they are still cached on the
 #: way back).
 _SOLVE_ENTRIES = 2**22
@@ -96,7 +95,7 @@ def check_transport(composition: Composition, weight: float, cost: Cost, *, rewa
     lifted = lift(composition, weight, cost)
     if lifted.nonlinear is None or not isinstance(cost, Quadratic):
         return
-    if lifted.nonlinear is composition.nonlinear:
+    if reward is not None and lifted.nonlinear is composition.nonlinear:
         check_bounded(lifted.nonlinear, weight, reward=reward, subspace=composition.subspace)
     else:
         check_bounded(lifted.nonlinear, weight)
@@ -221,9 +220,14 @@ class TransportMap:
         unfinished = np.zeros(count, dtype=bool)
         largest = max(1, self.composition.dimension)
         step = max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // max(1, self.composition.ambient)))
+        moving = rows_of(flat, y, self._lift)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
-            self._apply_part(flat, y, part, (objective, gap, cost, unfinished), progress, keeps=on_error == "keep")
+            bad = self._apply_part(moving, part, count, (objective, gap, cost, unfinished), progress)
+            if bad.size:
+                if on_error == "raise":
+                    raise _not_finite(int(bad[0]))
+                moving.keep(bad)
         found = Transported(
             _like(xp.reshape(y, rows.shape), x) if out is None else out, objective, gap, cost, unfinished
         )
@@ -231,25 +235,16 @@ class TransportMap:
         return found
 
     def _apply_part(
-        self, flat: Any, y: Any, part: slice, results: tuple[NDArray[Any], ...], progress: Progress, *, keeps: bool
-    ) -> None:
-        """Move the rows of `part` into y, and write their objective, gap, cost and whether they are unfinished."""
+        self, moving: Rows, part: slice, count: int, results: tuple[NDArray[Any], ...], progress: Progress
+    ) -> NDArray[np.int64]:
+        """Move some rows, and write their objective, gap, cost and whether they are unfinished: those not finite."""
         objective, gap, cost, unfinished = (result[part] for result in results)
-        blocks = _blocks(part, max(1, _BLOCK_ENTRIES // max(1, self.composition.ambient)))
-        points, earned, bad = self._read(flat, part, blocks)
-        if bad.size and not keeps:
-            raise NonFiniteError(
-                f"Row {part.start + int(bad[0])} of x holds a NaN or an infinity, and cannot be transported.",
-                ways_out=[
-                    "Drop or repair such rows first, e.g. x[np.isfinite(x).all(axis=tuple(range(1, x.ndim)))].",
-                    'transport(x, on_error="keep") leaves them where they are.',
-                ],
-            )
+        points, earned, bad = moving.read(part, self.composition.linear)
         points[bad], earned[bad] = 0.0, 0.0
         objective[:] = earned + self.composition.constant + self._lift.constant
         gap[:], cost[:], step = 0.0, self._lift.shift_cost, None
         if self.session is not None:
-            inner = None if progress is None else _offset(progress, part.start, flat.shape[0])
+            inner = None if progress is None else _offset(progress, part.start, count)
             answer = self.session.solve(points, inner)
             step = answer.maximiser - points if answer.displacement is None else answer.displacement
             value, moved, penalty = self._account(answer, points, step)
@@ -259,38 +254,11 @@ class TransportMap:
             gap[:] = answer.gap + _ROUNDING * (np.abs(objective) + np.abs(penalty))
             gap[~np.isfinite(objective)] = np.inf
             unfinished[:] = answer.unfinished
-        self._write(flat, y, part, blocks, step)
-        if bad.size:
-            y[part.start + bad, :] = flat[part.start + bad, :]
-            objective[bad], gap[bad], cost[bad], unfinished[bad] = np.nan, np.inf, 0.0, True
+        moving.write(part, step)
+        objective[bad], gap[bad], cost[bad], unfinished[bad] = np.nan, np.inf, 0.0, True
         if progress is not None:
-            progress("transport", part.stop, flat.shape[0])
-
-    def _read(self, flat: Any, part: slice, blocks: list[slice]) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        """v and ⟨g, x⟩ of the rows, in float64, and which rows are not finite."""
-        xp, linear = array_namespace(flat), self.composition.linear
-        points, earned = (
-            np.empty((part.stop - part.start, self.composition.dimension)),
-            np.zeros(part.stop - part.start),
-        )
-        sums = np.empty(len(points))
-        has_linear = bool(linear.any())
-        slope = xp.asarray(linear, dtype=xp.float64, device=device(flat)) if has_linear else None
-        for block in blocks:
-            local = slice(block.start - part.start, block.stop - part.start)
-            wide = xp.astype(flat[block, :], xp.float64)
-            with np.errstate(invalid="ignore"):
-                if self.session is not None:
-                    points[local] = _to_host(self._lift.coordinates(wide))
-                if slope is not None:
-                    earned[local] = _to_host(wide @ slope)
-                # One sum per row is cheaper than a mask of the block, and a NaN or an infinity survives it.
-                sums[local] = _to_host(xp.sum(wide, axis=1))
-        bad = np.flatnonzero(~np.isfinite(sums))
-        if bad.size:  # a sum of large numbers may overflow
-            chosen = flat[part, :][bad, :]
-            bad = bad[~_to_host(xp.all(xp.isfinite(chosen), axis=1))]
-        return points, earned, bad
+            progress("transport", part.stop, count)
+        return np.asarray(bad + part.start)
 
     def _account(
         self, answer: ProxSolution, points: Floats, step: Floats | SparseRows
@@ -313,32 +281,6 @@ class TransportMap:
         moved = np.asarray(penalty.cost.of_displacement(step))
         return value, moved, self.weight * moved - step @ penalty.linear
 
-    def _write(self, flat: Any, y: Any, part: slice, blocks: list[slice], step: Floats | SparseRows | None) -> None:
-        """y = x + shift + Eᵀstep."""
-        xp, place = array_namespace(flat), device(flat)
-        narrow = xp.float32 if flat.dtype.itemsize < 4 else flat.dtype
-        up = None if self._lift.up is None else xp.asarray(self._lift.up, dtype=narrow, device=place)
-        shift = xp.asarray(self._lift.shift, dtype=narrow, device=place) if self._lift.shift.any() else None
-        in_place = isinstance(flat, np.ndarray) and narrow == flat.dtype
-        for block in blocks:
-            local = slice(block.start - part.start, block.stop - part.start)
-            moved: Any = None
-            if isinstance(step, SparseRows):
-                moved = xp.asarray(step.rows(local).dense(flat.shape[1]), dtype=narrow, device=place)
-            elif step is not None:
-                moved = xp.asarray(step[local], dtype=narrow, device=place)
-                if up is None:
-                    moved = self._lift.embed(moved)
-                else:
-                    moved = np.matmul(moved, up, out=y[block, :]) if in_place else moved @ up
-            if shift is not None:
-                moved = shift if moved is None else moved + shift
-            if in_place:
-                np.add(flat[block, :], 0.0 if moved is None else moved, out=y[block, :])
-            else:
-                rows = xp.astype(flat[block, :], narrow)
-                y[block, :] = xp.astype(rows if moved is None else rows + moved, y.dtype)
-
     def _check_shape(self, x: Any) -> None:
         shape = self.composition.shape
         if tuple(x.shape[1:]) != shape or x.ndim != len(shape) + 1:
@@ -360,8 +302,14 @@ def _check_weight(weight: float) -> None:
         )
 
 
-def _blocks(part: slice, size: int) -> list[slice]:
-    return [slice(first, min(first + size, part.stop)) for first in range(part.start, part.stop, size)]
+def _not_finite(row: int) -> NonFiniteError:
+    return NonFiniteError(
+        f"Row {row} of x holds a NaN or an infinity, and cannot be transported.",
+        ways_out=[
+            "Drop or repair such rows first, e.g. x[np.isfinite(x).all(axis=tuple(range(1, x.ndim)))].",
+            'transport(x, on_error="keep") leaves them where they are.',
+        ],
+    )
 
 
 def _workable(x: Any) -> Any:
@@ -402,10 +350,6 @@ def _is_contiguous(array: Any) -> bool:
     if isinstance(array, np.ndarray):
         return array.flags.c_contiguous and array.flags.writeable
     return bool(array.is_contiguous())
-
-
-def _to_host(array: Any) -> NDArray[Any]:
-    return array.cpu().numpy() if is_torch_array(array) else np.asarray(array)
 
 
 def _offset(progress: Any, done: int, total: int) -> Any:

@@ -13,6 +13,7 @@ BENCHMARKS = (
     "composition",
     "compile",
     "transport",
+    "prox",
     "mixture",
     "cover",
     "kl_exact",

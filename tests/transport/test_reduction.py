@@ -8,7 +8,7 @@ import torch
 import alignkit.expressions as ak
 from alignkit.contracts import Composition, ProxSolution
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError, UnboundedTransportError
-from alignkit.transport import reduction
+from alignkit.transport import reduction, rows
 from alignkit.transport.reduction import TransportMap, reduce_transport
 
 SHAPE, WEIGHT = (2, 5), 2.0
@@ -90,7 +90,7 @@ def test_narrow_and_integer_inputs(transport):
 def test_blocks_change_nothing(transport, monkeypatch):
     x = RNG.standard_normal((23, *SHAPE))
     whole = transport.apply(x)
-    monkeypatch.setattr(reduction, "_BLOCK_ENTRIES", 40)
+    monkeypatch.setattr(rows, "_BLOCK_ENTRIES", 40)
     monkeypatch.setattr(reduction, "_SOLVE_ENTRIES", 30)
     seen = []
     session = SoftThreshold()
@@ -176,3 +176,68 @@ def test_a_session_comes_exactly_with_a_nonlinear_part():
         TransportMap(COMPOSITION, WEIGHT, None)
     with pytest.raises(ParameterError, match="session"):
         TransportMap(AFFINE, WEIGHT, SoftThreshold())
+
+
+@pytest.mark.parametrize(
+    "convert", [np.asarray, torch.from_numpy, jnp.asarray, lambda x: torch.from_numpy(x).bfloat16()]
+)
+def test_rows_that_are_not_finite_are_kept_on_request(transport, convert):
+    x = RNG.standard_normal((9, *SHAPE)).astype(np.float32)
+    whole = transport.apply(convert(x))
+    x[4, 1, 3], x[7, 0, 0] = np.nan, np.inf
+    found = transport.apply(convert(x), on_error="keep")
+    assert np.flatnonzero(found.unfinished).tolist() == [4, 7] and np.isinf(found.gap[[4, 7]]).all()
+    others = [0, 1, 2, 3, 5, 6, 8]
+
+    def as_numpy(array):
+        return np.asarray(array.float() if isinstance(array, torch.Tensor) else array)
+
+    np.testing.assert_array_equal(as_numpy(found.y)[others], as_numpy(whole.y)[others])
+    np.testing.assert_array_equal(as_numpy(found.y)[[4, 7]], as_numpy(convert(x))[[4, 7]])
+    with pytest.raises(ParameterError, match="on_error"):
+        transport.apply(x, on_error="drop")
+
+
+def test_huge_entries_are_finite(transport):
+    x = np.full((2, *SHAPE), 1e308)
+    assert np.isfinite(transport.apply(x, on_error="keep").y).all()
+
+
+@pytest.mark.parametrize("convert", [np.array, torch.tensor])
+def test_results_are_written_where_the_user_says(transport, convert):
+    x = convert(RNG.standard_normal((5, *SHAPE)))
+    wanted, out = transport.apply(x).y, convert(np.zeros((5, *SHAPE)))
+    assert transport.apply(x, out=out).y is out and (out == wanted).all()
+    transport.apply(x, out=x)
+    assert (x == wanted).all()
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((4, *SHAPE)),
+        np.zeros((5, *SHAPE), np.float32),
+        torch.zeros(5, *SHAPE),
+        np.zeros((*SHAPE, 5)).T.copy("F"),
+    ],
+    ids=["shape", "dtype", "library", "order"],
+)
+def test_where_results_cannot_be_written(transport, out):
+    with pytest.raises(ParameterError, match="out is"):
+        transport.apply(RNG.standard_normal((5, *SHAPE)), out=out)
+
+
+def test_a_linear_part_and_a_plain_matrix_of_rank_one():
+    composition = Composition(
+        (4,), -ak.norm1(ak.Variable(1)), ak.Subspace.dense(np.eye(1, 4)), np.eye(4)[1], 0.0, 1, 1e-9
+    )
+    x = np.array([[3.0, 1.0, 2.0, 0.0], [0.1, 0.0, 0.0, 0.0]])
+
+    class Shrink:
+        def solve(self, points, progress=None):
+            z = np.sign(points) * np.maximum(np.abs(points) - 1 / WEIGHT, 0.0)
+            return ProxSolution(z, np.zeros(len(points)), np.zeros(len(points), dtype=bool))
+
+    moved = TransportMap(composition, WEIGHT, Shrink()).apply(x)
+    np.testing.assert_allclose(moved.y, [[2.5, 1.5, 2.0, 0.0], [0.0, 0.5, 0.0, 0.0]])
+    np.testing.assert_allclose(moved.objective, [-2.5 + 1.5 - 0.5, 0.5 - 0.25 - 0.01])
