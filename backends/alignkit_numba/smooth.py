@@ -80,9 +80,9 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
     """
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     (count, k), rank = centres.shape, loss.matrix.shape[1]
-    turned, places = np.empty((count, rank)), np.empty((count, rank))
+    turned, solutions = np.empty((count, rank)), np.empty((count, k))
     gap, value, unfinished = np.empty(count), np.empty(count), np.empty(count, np.bool_)
-    _turn(centres, loss.rotation, scratch(k), turned)
+    _turn(centres, loss.rotation, scratch(k + 1), turned)
     _solve(
         loss.matrix,
         loss.offset,
@@ -98,39 +98,54 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         np.ascontiguousarray(scales, dtype=np.float64),
         tolerance,
         scratch(6 * rank + rank * (rank + 1) + 2 * len(loss.offset) + len(loss.kinds) * rank + _SINGLES),
-        places,
+        np.empty(WIDTH, np.int64),
+        np.empty(2, np.int64),
         gap,
         value,
         unfinished,
     )
-    solutions, back = np.empty((count, k)), np.ascontiguousarray(loss.rotation.T)
-    if rank == k:
-        _turn(places, back, scratch(rank), solutions)
-    else:
-        # What B does not see stays where it is.
-        _turn(places - turned, back, scratch(rank), solutions)
-        solutions += centres
+    _turn_back(turned, loss.rotation, scratch(rank + 1), centres, solutions)
     return Solved(solutions, gap, value, unfinished)
 
 
 @compiled
-def _turn(vectors, rotation, room, turned):  # type: ignore[no-untyped-def]
-    """Each row times a matrix, in lanes: unlike a matrix product of BLAS, no row depends on how many there are."""
-    count, before = vectors.shape
-    after = rotation.shape[1]
-    answer = np.empty(WIDTH)
+def _turn(centres, rotation, room, turned):  # type: ignore[no-untyped-def]
+    """Qᵀc of each row, in lanes: unlike a matrix product of BLAS, no row depends on how many there are."""
+    count, k = centres.shape
+    rank = rotation.shape[1]
+    answer = room[WIDTH * k :]
     for first in range(0, count, WIDTH):
         lanes = min(WIDTH, count - first)
-        for p in range(before):
+        for p in range(k):
             for lane in range(lanes):
-                room[WIDTH * p + lane] = vectors[first + lane, p]
-        for j in range(after):
+                room[WIDTH * p + lane] = centres[first + lane, p]
+        for j in range(rank):
             total = spread(0.0)
-            for p in range(before):
+            for p in range(k):
                 total = fma(spread(rotation[p, j]), load(room, p), total)
             store(answer, 0, total)
             for lane in range(lanes):
                 turned[first + lane, j] = answer[lane]
+
+
+@compiled
+def _turn_back(moves, rotation, room, centres, solutions):  # type: ignore[no-untyped-def]
+    """c + Qδ of each row; what B does not see stays where it is."""
+    count, k = centres.shape
+    rank = rotation.shape[1]
+    answer = room[WIDTH * rank :]
+    for first in range(0, count, WIDTH):
+        lanes = min(WIDTH, count - first)
+        for j in range(rank):
+            for lane in range(lanes):
+                room[WIDTH * j + lane] = moves[first + lane, j]
+        for p in range(k):
+            total = spread(0.0)
+            for j in range(rank):
+                total = fma(spread(rotation[p, j]), load(room, j), total)
+            store(answer, 0, total)
+            for lane in range(lanes):
+                solutions[first + lane, p] = centres[first + lane, p] + answer[lane]
 
 
 @compiled
@@ -317,7 +332,8 @@ def _solve(  # type: ignore[no-untyped-def]
     scales,
     tolerance,
     room,
-    solutions,
+    row_of,
+    queue,
     gaps,
     values,
     unfinished,
@@ -340,9 +356,8 @@ def _solve(  # type: ignore[no-untyped-def]
     pulls, at = room[at : at + WIDTH * k * len(kinds)], at + WIDTH * k * len(kinds)
     singles = room[at:]
     temperature, passes = singles[WIDTH * _TEMPERATURE :], singles[WIDTH * _PASSES :]
-    row_of = np.full(WIDTH, -1, np.int64)
     # The next row of the batch, and how many lanes hold one.
-    queue = np.array([min(WIDTH, count), min(WIDTH, count)])
+    queue[0] = queue[1] = min(WIDTH, count)
     for lane in range(WIDTH):
         row_of[lane] = lane if lane < count else -1
         _begin(lane, row_of[lane], centres, scales, curvature, centre, base, direction, singles)
@@ -402,7 +417,7 @@ def _solve(  # type: ignore[no-untyped-def]
             store(singles, _GAP, gap)
             _settle(
                 centres, scales, curvature, tolerance, row_of, queue, trial, centre, base, direction, singles,
-                solutions, gaps, values, unfinished,
+                gaps, values, unfinished,
             )  # fmt: skip
             needs = load(singles, _EVENT)
         if any_less(none, needs):
@@ -454,7 +469,6 @@ def _settle(  # type: ignore[no-untyped-def]
     base,
     direction,
     singles,
-    solutions,
     gaps,
     values,
     unfinished,
@@ -464,34 +478,36 @@ def _settle(  # type: ignore[no-untyped-def]
     The event of a lane becomes 1 where a Newton step is wanted, 0 elsewhere.
     """
     count, k = centres.shape
-    event, gap = singles[WIDTH * _EVENT :], singles[WIDTH * _GAP :]
-    objective, loss = singles[WIDTH * _OBJECTIVE :], singles[WIDTH * _LOSS :]
-    scale, temperature = singles[WIDTH * _SCALE :], singles[WIDTH * _TEMPERATURE :]
-    start, slope, step = singles[WIDTH * _BASE :], singles[WIDTH * _SLOPE :], singles[WIDTH * _STEP :]
+    event, gap = WIDTH * _EVENT, WIDTH * _GAP
+    objective, loss = WIDTH * _OBJECTIVE, WIDTH * _LOSS
+    scale, temperature = WIDTH * _SCALE, WIDTH * _TEMPERATURE
+    start, slope, step = WIDTH * _BASE, WIDTH * _SLOPE, WIDTH * _STEP
     for lane in range(WIDTH):
-        row, found = row_of[lane], event[lane]
-        event[lane] = 1.0 if found == _ACCEPTED and row >= 0 else 0.0
+        row, found = row_of[lane], singles[event + lane]
+        singles[event + lane] = 1.0 if found == _ACCEPTED and row >= 0 else 0.0
         if row < 0 or found == _ACCEPTED:
             continue
         if found == _TOO_FAR:
             # To the minimiser of the parabola through both values and the slope.
-            excess = objective[lane] - start[lane] - slope[lane] * step[lane]
-            shorter = -0.5 * slope[lane] * step[lane] ** 2 / excess
-            step[lane] = min(max(shorter, 0.1 * step[lane]), 0.5 * step[lane])
+            excess = singles[objective + lane] - singles[start + lane] - singles[slope + lane] * singles[step + lane]
+            shorter = -0.5 * singles[slope + lane] * singles[step + lane] ** 2 / excess
+            singles[step + lane] = min(max(shorter, 0.1 * singles[step + lane]), 0.5 * singles[step + lane])
             continue
-        if found == _LATE and temperature[lane] > 1.0:
+        if found == _LATE and singles[temperature + lane] > 1.0:
             # What is reported belongs to T = 1.
-            temperature[lane], start[lane] = 1.0, math.inf
+            singles[temperature + lane], singles[start + lane] = 1.0, math.inf
             for j in range(k):
                 base[WIDTH * j + lane] = trial[WIDTH * j + lane]
                 direction[WIDTH * j + lane] = 0.0
             continue
-        is_sound = found != _LOST and gap[lane] < math.inf
+        is_sound = found != _LOST and singles[gap + lane] < math.inf
         for j in range(k):
-            solutions[row, j] = trial[WIDTH * j + lane] if is_sound else centres[row, j]
-        gaps[row] = gap[lane] if is_sound else math.inf
-        values[row] = loss[lane]
-        unfinished[row] = not (is_sound and gap[lane] <= tolerance * max(scale[lane], abs(objective[lane])))
+            centres[row, j] = trial[WIDTH * j + lane] - centre[WIDTH * j + lane] if is_sound else 0.0
+        gaps[row] = singles[gap + lane] if is_sound else math.inf
+        values[row] = singles[loss + lane]
+        unfinished[row] = not (
+            is_sound and singles[gap + lane] <= tolerance * max(singles[scale + lane], abs(singles[objective + lane]))
+        )
         row_of[lane] = queue[0] if queue[0] < count else -1
         if row_of[lane] >= 0:
             queue[0] += 1

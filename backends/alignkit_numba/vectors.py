@@ -49,8 +49,13 @@ _LONGS = ir.VectorType(ir.IntType(64), WIDTH)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first use, to machine code that is kept on disk; strict IEEE arithmetic, no lock held."""
-    kernel: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(function)
+    """Compile on first use, to machine code that is kept on disk; strict IEEE arithmetic, no lock held.
+
+    The function allocates nothing: without reference counts, which are atomic, an array costs nothing to pass.
+    """
+    kernel: Callable[..., Any] = numba.njit(
+        cache=True, nogil=True, error_model="numpy", boundscheck=False, forceinline=True, _nrt=False
+    )(function)
     return kernel
 
 
