@@ -23,6 +23,7 @@ from alignkit.contracts import Floats
 from alignkit.errors import IntractableError
 from alignkit.expressions import Expression
 from alignkit.expressions.growth import Growth
+from alignkit.tilting.covering import solve_covering
 from alignkit.tilting.envelope import Convex, Excess, Mixture, excess
 from alignkit.tilting.measures import FiniteMeasure
 
@@ -42,6 +43,7 @@ class _Effort:
     Arguments:
         spacing: of the net to begin with, in 1/sd of w.
         halvings: of the spacing at most, where finer tilts save mass.
+        saving: how much more than one of the others' each unit of the mass of a finer tilt has to save.
         extension: how far the net reaches beyond the range of ∂F, in 1/sd.
         axis: tilts per axis to begin with, at most.
         slack: how much of log M may be given away to the proof, in nats.
@@ -52,6 +54,7 @@ class _Effort:
 
     spacing: float
     halvings: int
+    saving: float
     extension: float
     axis: int
     slack: float
@@ -61,9 +64,9 @@ class _Effort:
 
 
 _EFFORTS = {
-    1: _Effort(0.3, 8, 8.0, 201, 0.001, 64, 24, 30),
-    2: _Effort(1.2, 5, 5.0, 19, 0.015, 16, 24, 120),
-    3: _Effort(2.2, 4, 2.2, 8, 0.06, 8, 16, 400),
+    1: _Effort(0.3, 8, 0.002, 8.0, 201, 0.001, 64, 24, 30),
+    2: _Effort(1.2, 5, 0.02, 5.0, 19, 0.015, 16, 24, 120),
+    3: _Effort(2.2, 2, 0.06, 2.2, 8, 0.06, 8, 24, 400),
 }
 # The box reaches this far beyond the tilted means, in standard deviations.
 _REACH = 4.5
@@ -71,14 +74,14 @@ _REACH = 4.5
 _MARGIN = 0.15
 # Every tilt at the rim keeps this share of the mass, so that M outgrows exp F along every ray.
 _RIM = 1e-6
-# Entries of the program: smaller ones count as 0, larger ones as this; both make constraints tighter.
-_SMALLEST, _LARGEST = 1e-7, 1e4
-_PRUNED = 1e-12
+# Larger entries of the program count as this, which makes constraints tighter.
+_LARGEST = 1e4
+# The program is solved to this share of the slack, in the end to the second, and so much of it is given for fewer tilts.
+_PRECISION, _PRECISE, _LIGHT = 0.01, 1e-5, 0.2
 # Standard deviations in whitened coordinates count as at least this where they set the spacing of the net.
 _NARROWEST = 0.3
-# Finer tilts are tried around those of this share of the mass, and taken where each unit of their mass would save this
-# much more than one of the others'.
-_MASSIVE, _SAVING = 1e-3, 0.02
+# Finer tilts are tried around those of this share of the mass.
+_MASSIVE = 1e-3
 _STRETCH, _STRETCHES = 1.6, 8
 
 
@@ -232,20 +235,26 @@ class _Program:
             lower, upper = self.box
             core = np.maximum(core[0], lower), np.minimum(core[1], upper)
         points = self._first_points(core[0], core[1], lower, upper)
-        rounds, stretch = 0, 0
+        rounds, stretch, sparse = 0, 0, False
         while True:
             rounds += 1
-            solution = self._weights(net, points, self._margins(points, core))
-            mixture = Mixture(net.nodes[net.active], solution.log_weights)
+            solution = self._weights(net, points, self._margins(points, core), sparse=sparse)
+            massive = np.isfinite(solution.log_weights)
+            mixture = Mixture(net.nodes[net.active][massive], solution.log_weights[massive])
             found = self._excess(mixture, lower, upper, stretch)
             while not math.isfinite(found.at_most) and stretch < (_STRETCHES if self.box is None else 0):
                 stretch += 1
                 found = self._excess(mixture, lower, upper, stretch)
             violated = found.values > self.effort.slack
-            finer = self._finer(net, solution, points)
-            done = not violated.any() and finer.active.sum() == net.active.sum()
-            if done or rounds == self.effort.rounds:
+            finer = net if sparse else self._finer(net, solution, points)
+            taken = finer.active & ~np.pad(net.active, (0, len(finer.active) - len(net.active)))
+            done = not violated.any() and not taken.any()
+            if rounds == self.effort.rounds or (done and sparse):
                 break
+            if done:
+                # Interior solutions converge in few rounds, but share masses among many tilts.
+                sparse = True
+                finer = self._carrying(net, solution)
             points = np.vstack([points, self._spread_out(found.points[violated], core)])
             net = finer
         if not math.isfinite(found.at_most):
@@ -354,13 +363,23 @@ class _Program:
         fresh = np.zeros(len(known) - first, dtype=bool)
         log_z = np.append(net.log_z, self.log_partition(nodes[first:]) if fresh.size else [])
         active = np.append(net.active, fresh)
-        worth = _log_sums(nodes @ points.T + solution.log_prices) - log_z
-        taken = ~active & (worth > math.log1p(_SAVING))
+        worth = np.logaddexp.reduce(nodes @ points.T + solution.log_prices, axis=1) - log_z
+        # What costs more than it saves is left out, until it does not.
+        idle = np.zeros(len(active), dtype=bool)
+        idle[np.flatnonzero(active)] = ~np.isfinite(solution.log_weights)
+        active &= ~idle | (worth > -math.log1p(self.effort.saving))
+        taken = ~active & ~idle & (worth > math.log1p(self.effort.saving))
         # Where no tilt this far saves mass, none that is nearer does.
         halved = net.gaps[parents] // 2
         gaps[parents] = np.where(taken[children].any(axis=1), halved, 0)
         np.maximum.at(gaps, children, np.where(children >= first, halved[:, None], 0))
         return _Net(nodes, log_z, np.append(net.rim, fresh), active | taken, places, gaps, net.origin, net.step)
+
+    def _carrying(self, net: _Net, solution: _Solution) -> _Net:
+        """The net with those tilts active that have mass."""
+        active = net.active.copy()
+        active[net.active] = np.isfinite(solution.log_weights)
+        return replace(net, active=active)
 
     def _margins(self, points: Floats, core: tuple[Floats, Floats]) -> Floats:
         """How much each constraint is tightened."""
@@ -384,10 +403,8 @@ class _Program:
 
     # ---- the program
 
-    def _weights(self, net: _Net, points: Floats, margins: Floats) -> _Solution:
+    def _weights(self, net: _Net, points: Floats, margins: Floats, *, sparse: bool) -> _Solution:
         """Those of the active tilts of least mass with M ≥ exp(F + margin) at the points."""
-        from scipy.optimize import linprog
-
         nodes, log_z, rim = net.nodes[net.active], net.log_z[net.active], net.rim[net.active]
         target = self.function.value(points) + margins
         exponents = points @ nodes.T - log_z - target[:, None]
@@ -395,41 +412,31 @@ class _Program:
         # near 1.
         unit = float((-exponents.max(axis=1)).max())
         matrix = np.exp(np.minimum(exponents + unit, math.log(_LARGEST)))
-        matrix[matrix < _SMALLEST] = 0.0
-        # The interior-point method is by far the faster here; the simplex method takes the few that it gives up on.
-        for method in ("highs-ipm", "highs-ds"):
-            found = linprog(
-                np.ones(len(nodes)), A_ub=-matrix, b_ub=-np.ones(len(points)), bounds=(0, None), method=method
-            )
-            if found.status == 0:
-                break
-        else:
-            raise IntractableError(
-                f"The linear program of the cover failed: {found.message}",
-                ways_out=["Raise the weight λ.", "solve(heuristic=True)."],
-                expression=str(self.nonlinear),
-            )
-        masses = np.maximum(found.x, 0.0)
+        found = solve_covering(matrix, precision=(_PRECISE if sparse else _PRECISION) * self.effort.slack)
+        masses = _without_light(matrix, found.masses, _LIGHT * self.effort.slack)
         masses = np.where(rim, np.maximum(masses, _RIM * masses.sum() / max(1, int(rim.sum()))), masses)
         with np.errstate(divide="ignore"):
-            log_masses = np.where(masses > _PRUNED * masses.sum(), np.log(masses) + unit, -np.inf)
-            log_prices = np.log(np.maximum(-found.ineqlin.marginals, 0.0)) + unit - target
-        return _Solution(log_masses - log_z, log_prices)
+            return _Solution(np.log(masses) + unit - log_z, np.log(found.prices) + unit - target)
 
     def _cover(self, mixture: Mixture, found: Excess, rounds: int, points: int) -> Cover:
-        kept = np.isfinite(mixture.log_weights)
         margin = max(found.at_most, 0.0)
-        nodes = mixture.nodes[kept] @ self.inverse
         measure = FiniteMeasure(
-            nodes, mixture.log_weights[kept] + margin, description=f"a cover of {int(kept.sum())} tilts"
+            mixture.nodes @ self.inverse,
+            mixture.log_weights + margin,
+            description=f"a cover of {len(mixture.nodes)} tilts",
         )
         return Cover(measure, margin, found.cells, rounds, points)
 
 
-def _log_sums(exponents: Floats) -> Floats:
-    """log Σ exp along rows, (n, m) to (n,)."""
-    top = exponents.max(axis=1)
-    return np.asarray(top + np.log(np.exp(exponents - top[:, None]).sum(axis=1)))
+def _without_light(matrix: Floats, masses: Floats, share: float) -> Floats:
+    """Masses m with Am ≥ 1, those of least use left out as far as Am ≥ 1 − share, and the rest made up for by all."""
+    uses = matrix * masses
+    spare = uses.sum(axis=1) - 1.0 + share
+    order = np.argsort((uses / spare[:, None]).max(axis=0), kind="stable")
+    lost = np.cumsum(uses[:, order], axis=1)
+    kept = masses.copy()
+    kept[order[(lost <= spare[:, None]).all(axis=0)]] = 0.0
+    return np.asarray(kept / (matrix @ kept).min())
 
 
 def _grid(lower: Floats, upper: Floats, count: int) -> Floats:

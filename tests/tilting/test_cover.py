@@ -88,6 +88,18 @@ def test_weak_and_strong_rewards(name, weight):
     assert largest <= 0.0 and mean + 3 * error >= 0.9
 
 
+def test_a_program_that_general_solvers_give_up_on():
+    w = ak.Variable(2)
+    slopes = np.array([[1.0, 0.3], [-0.8, 0.6], [-0.3, -1.0]])
+    f = ak.norm2(w - 0.5) + ak.sum(ak.pos(slopes @ w + np.array([0.0, 0.3, -0.2])))
+    pilot, log_partition = seen(GAUSSIAN[2], np.eye(2))
+    found = cover(f, 0.2, pilot=pilot, log_partition=log_partition)
+    mean, error, largest = acceptance(found, f, 0.2, GAUSSIAN[2], np.eye(2), seed=2)
+    assert largest <= 0.0 and mean + 3 * error >= 0.8
+    # Masses come together on few of the tilts that were tried.
+    assert found.measure.log_weights.size < 150
+
+
 @pytest.mark.parametrize("name", ["norm2", "log_sum_exp"])
 def test_three_dimensions(name):
     f = ATOMS[name](ak.Variable(3))
