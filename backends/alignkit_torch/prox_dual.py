@@ -29,8 +29,8 @@ _LEAST = 0.2
 #: How far to the boundary a step goes.
 _FRACTION = 0.995
 #: The penalty of the finish, relative to κ/‖B‖², and its multiplier steps.
-_PENALTY = 1e7
-_MULTIPLIER_STEPS = 3
+_PENALTY = 1e5
+_MULTIPLIER_STEPS = 4
 
 
 @dataclass(frozen=True, eq=False)
