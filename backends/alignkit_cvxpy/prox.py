@@ -286,16 +286,15 @@ class CvxpySession:
         block = Block(self.tree, self.penalty, points[np.concatenate([chosen, padding])], *effort)
         program = self._program(block)
         answer = program.solve(block)
+        verdict = answer.status
         if not answer.solved:
-            verdict = answer.status
             answer = program.solve(replace(block, accuracy=_FALLBACK, doubt=_DOUBT))
-            if not answer.solved and verdict in _NO_MAXIMUM:
-                answer = replace(answer, status=verdict)
         found = self._certify(block.points, answer)
         if not np.isfinite(found.upper).all():
-            if answer.status in _NO_MAXIMUM:
-                self._refuse(answer.status)
-            if self._runs_away(block.points, found):
+            # Far rows are called infeasible when they are not; then the second answer has a bound, if bounds there are.
+            if verdict in _NO_MAXIMUM and (self._certified or not answer.solved):
+                self._refuse(verdict)
+            if answer.status in _NO_MAXIMUM or self._runs_away(block.points, found):
                 self._refuse("unbounded")
         kept = slice(0, len(chosen))
         best.keep_better(chosen, _Rows(found.steps[kept], found.points[kept], found.objective[kept], found.upper[kept]))
