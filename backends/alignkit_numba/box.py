@@ -19,17 +19,8 @@ from numba import njit
 from alignkit.contracts import Floats
 from alignkit.transport.canonical import Absolute, ProximalForm
 from alignkit_numba.active_set import Workspace, ascend, workspace
-from alignkit_numba.lanes import (
-    LANES,
-    absolute,
-    fused,
-    greater,
-    load,
-    maximum,
-    minimum,
-    splat,
-    store,
-)
+from alignkit_numba.elimination import factorise, solve_lower, solve_upper, triangle
+from alignkit_numba.lanes import LANES, absolute, fused, load, maximum, minimum, room, splat, store
 from alignkit_numba.solved import Solved
 
 __all__ = ["seconds_per_row", "solve_box"]
@@ -40,7 +31,7 @@ _SWEEPS = 3
 #: Evaluations of the gap before rows are taken one at a time.
 _ROUNDS = 5
 #: Above this many rows of B the factors of all lanes no longer fit a cache, and rows are finished one at a time.
-_LARGEST_FACTOR = 24
+_LARGEST_FACTOR = 32
 
 #: For functions that only compiled ones call, and that are kept on disk as parts of these.
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -113,12 +104,10 @@ def _solve(
 ) -> None:
     count, columns = centres.shape
     rows = len(offset)
-    centre, primal = np.empty((columns, LANES)), np.empty((columns, LANES))
-    start, dual, slope = np.empty((rows, LANES)), np.empty((rows, LANES)), np.empty((rows, LANES))
-    scale, gap, value, wanted = np.empty((1, LANES)), np.empty((1, LANES)), np.empty((1, LANES)), np.empty((1, LANES))
-    lower, step = np.empty((1, 1)), np.empty((rows, LANES))
-    if rows <= _LARGEST_FACTOR:
-        lower = np.empty((rows * rows, LANES))
+    centre, primal, start, dual, slope = room(columns), room(columns), room(rows), room(rows), room(rows)
+    scale, gap, value, wanted = room(1), room(1), room(1), room(1)
+    in_lanes = rows <= _LARGEST_FACTOR
+    factor, free = room(triangle(rows) if in_lanes else 0), room(rows)
     upper, one_dual, one_slope = np.empty(rows), np.empty(rows), np.empty(rows)
     is_left = np.empty(LANES, dtype=np.bool_)
     for first in range(0, count, LANES):
@@ -154,8 +143,8 @@ def _solve(
                         solutions[row, i] = primal[i, lane]
             if left == 0:
                 break
-            if turn > 0 and rows <= _LARGEST_FACTOR:
-                _newton(gram, weights, scale, slope, dual, lower, step)
+            if turn > 0 and in_lanes:
+                _newton(gram, weights, scale, slope, dual, factor, free)
         for lane in range(filled):
             row = first + lane
             if is_left[lane]:
@@ -280,44 +269,18 @@ def _evaluate(
 
 @_part
 def _newton(
-    gram: Floats, weights: Floats, scale: Floats, slope: Floats, dual: Floats, lower: Floats, step: Floats
+    gram: Floats, weights: Floats, scale: Floats, slope: Floats, dual: Floats, factor: Floats, free: Floats
 ) -> None:
-    """Move the free coordinates, in each lane its own, to their common maximum, back into the box where it is outside.
-
-    BBᵀ = L D Lᵀ, in which a coordinate that is held, or that depends on those before it, gets 1/D = 0: its column of L
-    and its entry of every solution vanish, and the others never see it.
-    """
+    """Move the free coordinates to their maximum, and back into the box where it is outside; overwrites the slopes."""
     rows = len(weights)
-    zero = splat(0.0)
     for j in range(rows):
-        pivot = splat(gram[j, j])
-        right = load(slope, j)
-        for t in range(j):
-            # Row j of L D, made into L as it is used.
-            scaled = load(lower, j * rows + t)
-            entry = scaled * load(lower, t * rows + t)
-            store(lower, j * rows + t, entry)
-            pivot = pivot - scaled * entry
-            right = right - entry * load(step, t)
+        store(free, j, load(scale, 0) * weights[j] - absolute(load(dual, j)))
+    factorise(gram, free, factor)
+    solve_lower(factor, slope)
+    solve_upper(factor, slope)
+    for j in range(rows):
         bound = load(scale, 0) * weights[j]
-        reciprocal = greater(pivot, splat(1e-11 * gram[j, j]), splat(1.0) / pivot, zero)
-        reciprocal = greater(bound, absolute(load(dual, j)), reciprocal, zero)
-        store(lower, j * rows + j, reciprocal)
-        store(step, j, right)
-        for i in range(j + 1, rows):
-            entry = splat(gram[i, j])
-            for t in range(j):
-                entry = entry - load(lower, i * rows + t) * load(lower, j * rows + t)
-            store(lower, i * rows + j, entry)
-    for j in range(rows - 1, -1, -1):
-        total = load(step, j) * load(lower, j * rows + j)
-        for i in range(j + 1, rows):
-            total = total - load(lower, i * rows + j) * load(step, i)
-        reciprocal = load(lower, j * rows + j)
-        total = greater(absolute(reciprocal), zero, total, zero)
-        store(step, j, total)
-        bound = load(scale, 0) * weights[j]
-        store(dual, j, maximum(minimum(load(dual, j) + total, bound), zero - bound))
+        store(dual, j, maximum(minimum(load(dual, j) + load(slope, j), bound), splat(0.0) - bound))
 
 
 def seconds_per_row(rows: int, columns: int) -> float:

@@ -10,12 +10,27 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, register_model
 
-__all__ = ["LANES", "absolute", "any_greater", "fused", "greater", "load", "maximum", "minimum", "splat", "store"]
+from alignkit.contracts import Floats
+
+__all__ = [
+    "LANES",
+    "absolute",
+    "fused",
+    "greater",
+    "load",
+    "maximum",
+    "minimum",
+    "room",
+    "splat",
+    "store",
+]
 
 #: Four registers of AVX-512: enough independent chains of additions to hide their latency.
 LANES = 32
@@ -139,17 +154,6 @@ def greater(typing: Any, x: Any, y: Any, yes: Any, no: Any) -> Any:
     return _LANES(_LANES, _LANES, _LANES, _LANES), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def any_greater(typing: Any, x: Any, y: Any) -> Any:
-    """Whether x > y in some lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = builder.bitcast(builder.fcmp_ordered(">", args[0], args[1]), ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", found, ir.Constant(found.type, 0))
-
-    return types.boolean(_LANES, _LANES), generate
-
-
 def _arithmetic(symbol: Any, emit: Callable[[Any, Any, Any], Any]) -> None:
     @intrinsic  # type: ignore[untyped-decorator]
     def combine(typing: Any, x: Any, y: Any) -> Any:
@@ -178,3 +182,11 @@ _arithmetic(operator.add, lambda builder, x, y: builder.fadd(x, y))
 _arithmetic(operator.sub, lambda builder, x, y: builder.fsub(x, y))
 _arithmetic(operator.mul, lambda builder, x, y: builder.fmul(x, y))
 _arithmetic(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
+
+
+@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
+def room(rows: int) -> Floats:
+    """An array (rows, LANES) that begins on a cache line, so that no register is loaded from two."""
+    space = np.empty((rows + 1) * LANES)
+    start = -(space.ctypes.data // 8) % 8
+    return space[start : start + rows * LANES].reshape((rows, LANES))

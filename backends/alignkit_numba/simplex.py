@@ -22,7 +22,8 @@ from numba import njit
 from alignkit.contracts import Floats
 from alignkit.transport.canonical import ProximalForm, TopOf
 from alignkit_numba.active_set import Workspace, ascend, workspace
-from alignkit_numba.lanes import LANES, absolute, any_greater, fused, greater, load, maximum, splat, store
+from alignkit_numba.elimination import factorise, solve_lower, solve_upper, triangle
+from alignkit_numba.lanes import LANES, absolute, fused, greater, load, maximum, minimum, room, splat, store
 from alignkit_numba.solved import Solved
 
 __all__ = ["seconds_per_row", "solve_simplex"]
@@ -31,10 +32,7 @@ _EPS = float(np.finfo(np.float64).eps)
 #: Exchanges before rows are taken one at a time.
 _ROUNDS = 6
 #: Above this many pieces the factors of all lanes no longer fit a cache, and rows are taken one at a time.
-_LARGEST_FACTOR = 24
-#: A row of B is dependent on the free ones when what is left of its square, relative to it, is below this.
-_DEPENDENT = 1e-11
-
+_LARGEST_FACTOR = 32
 #: For functions that only compiled ones call, and that are kept on disk as parts of these.
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
@@ -127,62 +125,57 @@ def _solve(
 ) -> None:
     count, columns = centres.shape
     rows = len(offset)
+    centre, primal, dual, slope, ones = room(columns), room(columns), room(rows), room(rows), room(rows)
+    total, gap, top, wanted, slack = room(1), room(1), room(1), room(1), room(1)
     in_lanes = rows <= _LARGEST_FACTOR
-    centre, primal = np.empty((columns, LANES)), np.empty((columns, LANES))
-    start, dual, slope = np.empty((rows, LANES)), np.empty((rows, LANES)), np.empty((rows, LANES))
-    total, gap, top, wanted = np.empty((1, LANES)), np.empty((1, LANES)), np.empty((1, LANES)), np.empty((1, LANES))
-    lower, right, ones = (
-        np.empty((rows * rows if in_lanes else 1, LANES)),
-        np.empty((rows, LANES)),
-        np.empty((rows, LANES)),
-    )
-    free = np.empty((rows, LANES))
+    factor, free = room(triangle(rows) if in_lanes else 0), room(rows)
     upper, one_dual, one_slope = np.empty(rows), np.empty(rows), np.empty(rows)
     one_centre, one_primal = np.empty(columns), np.empty(columns)
     bend = 0.0
     for j in range(rows):
         for i in range(rows):
             bend += reference[j] * gram[j, i] * reference[i]
-    later, waiting = np.empty(count, dtype=np.int64), 0
-    for first in range(0, count, LANES):
-        filled = min(LANES, count - first)
-        for lane in range(LANES):
-            row = first + min(lane, filled - 1)
-            total[0, lane] = sums[row]
-            for i in range(columns):
-                centre[i, lane] = centres[row, i] - sums[row] * mean[i]
-        _begin(matrix, offset, gram, reference, bend, centre, total, start, dual, slope, right)
-        _evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
-        for lane in range(filled):
-            row = first + lane
-            if gap[0, lane] <= wanted[0, lane]:
-                gaps[row], values[row] = gap[0, lane], top[0, lane]
+    # The rows that wait, and the free coordinates of each.
+    waits, waiting = np.arange(count), count
+    supports = np.empty(count, dtype=np.uint64)
+    for turn in range(_ROUNDS + 1 if in_lanes else 1):
+        entered, waiting = waiting, 0
+        for first in range(0, entered, LANES):
+            filled = min(LANES, entered - first)
+            for lane in range(LANES):
+                row = waits[first + min(lane, filled - 1)]
+                total[0, lane] = sums[row]
                 for i in range(columns):
-                    solutions[row, i] = primal[i, lane]
+                    centre[i, lane] = centres[row, i] - sums[row] * mean[i]
+                if turn > 0:
+                    for j in range(rows):
+                        free[j, lane] = float((supports[row] >> np.uint64(j)) & np.uint64(1))
+            _entries(matrix, offset, centre, slope)
+            if turn == 0:
+                _begin(gram, reference, bend, total, tolerance, slope, dual, free, slack)
             else:
-                later[waiting] = row
+                store(slack, 0, splat(tolerance))
+                _solve_free(gram, total, slope, dual, free, factor, ones)
+            _evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
+            _exchange(total, slack, dual, slope, free)
+            for lane in range(filled):
+                row = waits[first + lane]
+                if gap[0, lane] <= wanted[0, lane]:
+                    gaps[row], values[row] = gap[0, lane], top[0, lane]
+                    for i in range(columns):
+                        solutions[row, i] = primal[i, lane]
+                    continue
+                # Behind the place that is read next, as rows that are finished leave the list.
+                waits[waiting] = row
                 waiting += 1
-    for first in range(0, waiting if in_lanes else 0, LANES):
-        filled = min(LANES, waiting - first)
-        for lane in range(LANES):
-            row = later[first + min(lane, filled - 1)]
-            total[0, lane] = sums[row]
-            for i in range(columns):
-                centre[i, lane] = centres[row, i] - sums[row] * mean[i]
-        _begin(matrix, offset, gram, reference, bend, centre, total, start, dual, slope, right)
-        _exchange(gram, start, total, tolerance, dual, slope, free, lower, right, ones)
-        _evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
-        for lane in range(filled):
-            row = later[first + lane]
-            if gap[0, lane] <= wanted[0, lane]:
-                gaps[row], values[row] = gap[0, lane], top[0, lane]
-                for i in range(columns):
-                    solutions[row, i] = primal[i, lane]
-                later[first + lane] = -1
+                if in_lanes:
+                    support = np.uint64(0)
+                    for j in range(rows):
+                        if free[j, lane] > 0.0:
+                            support |= np.uint64(1) << np.uint64(j)
+                    supports[row] = support
     for position in range(waiting):
-        row = later[position]
-        if row < 0:
-            continue
+        row = waits[position]
         best, at, lead = -math.inf, 0, 0.0
         for i in range(columns):
             one_centre[i] = centres[row, i] - sums[row] * mean[i]
@@ -236,40 +229,48 @@ def _solve(
 
 
 @_part
+def _entries(matrix: Floats, offset: Floats, point: Floats, entries: Floats) -> None:
+    """By + b."""
+    rows, columns = matrix.shape
+    for j in range(rows):
+        entry = splat(offset[j])
+        for i in range(columns):
+            entry = fused(matrix[j, i], load(point, i), entry)
+        store(entries, j, entry)
+
+
+@_part
 def _begin(
-    matrix: Floats,
-    offset: Floats,
     gram: Floats,
     reference: Floats,
     bend: float,
-    centre: Floats,
     total: Floats,
+    tolerance: float,
     start: Floats,
     dual: Floats,
-    slope: Floats,
-    score: Floats,
+    free: Floats,
+    slack: Floats,
 ) -> None:
-    """The better start of each lane, and Bc + b."""
-    rows, columns = matrix.shape
+    """The better start of each lane, and the slope above the others at which its held coordinates are freed."""
+    rows = len(gram)
     sum_ = load(total, 0)
     half = sum_ * 0.5
     lead = half * -bend
     best = splat(-math.inf)
     for j in range(rows):
-        entry = splat(offset[j])
-        for i in range(columns):
-            entry = fused(matrix[j, i], load(centre, i), entry)
-        store(start, j, entry)
-        lead = fused(reference[j], entry, lead)
-        entry = fused(-gram[j, j], half, entry)
-        store(score, j, entry)
-        best = maximum(entry, best)
+        lead = fused(reference[j], load(start, j), lead)
+        best = maximum(fused(-gram[j, j], half, load(start, j)), best)
     # The first of the best vertices alone: once taken, the bar is out of reach for the others.
     bar = best
     for j in range(rows):
-        at_vertex = greater(bar, load(score, j), splat(0.0), sum_)
+        score = fused(-gram[j, j], half, load(start, j))
+        at_vertex = greater(bar, score, splat(0.0), splat(1.0))
         bar = greater(at_vertex, splat(0.0), splat(math.inf), bar)
-        store(dual, j, greater(lead, best, sum_ * reference[j], at_vertex))
+        share = greater(lead, best, splat(reference[j]), at_vertex)
+        store(free, j, share)
+        store(dual, j, sum_ * share)
+    # A vertex solves its own system, the reference is yet to.
+    store(slack, 0, greater(lead, best, splat(math.inf), splat(tolerance)))
 
 
 @_part
@@ -305,9 +306,10 @@ def _evaluate(
             entry = fused(matrix[j, i], load(primal, i), entry)
         store(slope, j, entry)
         highest = maximum(entry, highest)
-    short = splat(0.0)
+    short, least = splat(0.0), splat(0.0)
     for j in range(rows):
         short = fused(load(dual, j), highest - load(slope, j), short)
+        least = minimum(load(dual, j), least)
     # The mean piece, and the distance from c itself, which the centring has moved by σ·mean.
     value, distance, across = highest + level, splat(0.0), splat(0.0)
     for i in range(columns):
@@ -321,103 +323,48 @@ def _evaluate(
     short = fused(across * 0.5, off * off, short * ratio)
     # A sum of nothing is asked for where s = 0, and met by p = 0.
     short = greater(load(total, 0), splat(0.0), short, splat(0.0))
-    store(gap, 0, short)
+    # Outside the simplex there is no bound.
+    store(gap, 0, greater(splat(0.0), least, splat(math.inf), short))
     store(top, 0, value)
     objective = fused(distance, splat(0.5), load(total, 0) * value)
     store(wanted, 0, maximum(absolute(objective), splat(1.0)) * tolerance)
 
 
 @_part
-def _exchange(
-    gram: Floats,
-    start: Floats,
-    total: Floats,
-    tolerance: float,
-    dual: Floats,
-    slope: Floats,
-    free: Floats,
-    lower: Floats,
-    right: Floats,
-    ones: Floats,
-) -> None:
-    """Block pivoting from the support of p, in each lane its own; leaves p, its negative entries at zero."""
-    rows = len(gram)
+def _exchange(total: Floats, slack: Floats, dual: Floats, slope: Floats, free: Floats) -> None:
+    """Hold the free coordinates of negative p, and free the held ones that rise above the others."""
+    rows = len(dual)
     zero, one = splat(0.0), splat(1.0)
-    sum_ = load(total, 0)
-    slack = splat(tolerance) / sum_
+    level = load(slack, 0)
     for j in range(rows):
-        store(free, j, greater(load(dual, j), zero, one, zero))
-    for _ in range(_ROUNDS):
-        _solve_free(gram, start, total, dual, free, lower, right, ones)
-        changed = zero
-        # The slope of the free coordinates, all alike but for rounding, weighed by p.
-        level = zero
-        for j in range(rows):
-            entry = load(start, j)
-            for i in range(rows):
-                entry = fused(-gram[j, i], load(dual, i), entry)
-            store(slope, j, entry)
-            level = fused(load(dual, j), entry, level)
-        level = level / sum_ + slack
-        for j in range(rows):
-            before = load(free, j)
-            p = load(dual, j)
-            after = greater(p, zero, one, greater(absolute(p), zero, zero, greater(load(slope, j), level, one, zero)))
-            changed = changed + absolute(after - before)
-            store(free, j, after)
-        if not any_greater(changed, zero):
-            break
+        level = fused(load(dual, j), load(slope, j), level)
+    level = level / load(total, 0)
     for j in range(rows):
-        store(dual, j, maximum(load(dual, j), zero))
+        p = load(dual, j)
+        rises = greater(load(slope, j), level, one, zero)
+        store(free, j, greater(p, zero, one, greater(zero, p, zero, rises)))
 
 
 @_part
 def _solve_free(
-    gram: Floats,
-    start: Floats,
-    total: Floats,
-    dual: Floats,
-    free: Floats,
-    lower: Floats,
-    right: Floats,
-    ones: Floats,
+    gram: Floats, total: Floats, start: Floats, dual: Floats, free: Floats, factor: Floats, ones: Floats
 ) -> None:
-    """The p of sum σ, of any sign, at which the slopes of the free coordinates are alike.
-
-    BBᵀ = L D Lᵀ, in which a coordinate that is held, or that depends on those before it, gets 1/D = 0: its column of L
-    and its entry of every solution vanish, and the others never see it.
-    """
+    """The p of sum σ, of any sign, at which the slopes of the free coordinates are alike; overwrites Bc + b."""
     rows = len(gram)
-    zero, one = splat(0.0), splat(1.0)
-    across, along = zero, zero
     for j in range(rows):
-        pivot, u, v = splat(gram[j, j]), load(start, j), one
-        for t in range(j):
-            scaled = load(lower, j * rows + t)
-            entry = scaled * load(lower, t * rows + t)
-            store(lower, j * rows + t, entry)
-            pivot = pivot - scaled * entry
-            u = u - entry * load(right, t)
-            v = v - entry * load(ones, t)
-        reciprocal = greater(pivot, splat(_DEPENDENT * gram[j, j]), one / pivot, zero)
-        reciprocal = greater(load(free, j), zero, reciprocal, zero)
-        store(lower, j * rows + j, reciprocal)
-        store(right, j, u)
-        store(ones, j, v)
-        across = fused(u * v, reciprocal, across)
-        along = fused(v * v, reciprocal, along)
-        for i in range(j + 1, rows):
-            entry = splat(gram[i, j])
-            for t in range(j):
-                entry = entry - load(lower, i * rows + t) * load(lower, j * rows + t)
-            store(lower, i * rows + j, entry)
+        store(ones, j, splat(1.0))
+    factorise(gram, free, factor)
+    solve_lower(factor, start)
+    solve_lower(factor, ones)
+    across, along = splat(0.0), splat(0.0)
+    for j in range(rows):
+        weighed = load(ones, j) * load(factor, triangle(j) + j)
+        across = fused(weighed, load(start, j), across)
+        along = fused(weighed, load(ones, j), along)
     level = (across - load(total, 0)) / along
-    for j in range(rows - 1, -1, -1):
-        reciprocal = load(lower, j * rows + j)
-        p = (load(right, j) - level * load(ones, j)) * reciprocal
-        for i in range(j + 1, rows):
-            p = p - load(lower, i * rows + j) * load(dual, i)
-        store(dual, j, greater(reciprocal, zero, p, zero))
+    for j in range(rows):
+        store(dual, j, load(start, j) - level * load(ones, j))
+    solve_upper(factor, dual)
 
 
 def seconds_per_row(rows: int, columns: int) -> float:
