@@ -9,7 +9,8 @@ found active, by the method of multipliers (ibid., section 17.3), takes the rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -66,7 +67,7 @@ class DualSolver:
         return vectors + (self.normal.row_bytes if dimension <= DIRECT_DIMENSION else 0)
 
     def solve(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """The minimisers y, (n, k), and dual points p, (n, m), with y = u − Bᵀp/κ."""
+        """The minimisers y, (n, k), and dual points p, (n, m), at which κ(y − u) + Bᵀp all but vanishes."""
         if self.form.matrix.shape[1] <= DIRECT_DIMENSION:
             return self._interior_points(rows)
         dual, done = dual_gradients(self.form, self.block, rows, _AMBITION)
@@ -79,34 +80,44 @@ class DualSolver:
         return y, dual
 
     def _interior_points(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        state = self._start(rows)
-        dual, multipliers = state.dual.clone(), state.multipliers.clone()
+        state = best = self._start(rows)
+        best = replace(best, y=best.y.clone(), dual=best.dual.clone(), multipliers=best.multipliers.clone())
         least = torch.full_like(rows.level, torch.inf)
         for iteration in range(_ITERATIONS + 1):
-            gap, minimum = self._gap(state.rows, state.entries, state.y, state.dual)
+            gap, minimum = self._gap(state)
             target = state.rows.target(minimum, _AMBITION)
-            # Rounding may spoil a row late: the best dual point stays.
+            # Rounding may spoil a row late: its best point stays.
             better = torch.nonzero(gap < least[state.places]).squeeze(1)
             kept = state.places[better]
-            dual[kept], multipliers[kept], least[kept] = state.dual[better], state.multipliers[better], gap[better]
+            best.y[kept], best.dual[kept] = state.y[better], state.dual[better]
+            best.multipliers[kept], least[kept] = state.multipliers[better], gap[better]
             chosen = torch.nonzero(gap > target).squeeze(1)
             if len(chosen) == 0 or iteration == _ITERATIONS:
                 break
             if len(chosen) < len(gap):
                 state, target = keep(state, chosen), target[chosen]
             state = self._advance(state, target)
-        return self._finish(rows, dual, multipliers)
+        return self._finish(best)
 
     def _primal(self, rows: Rows, dual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """y = u − Bᵀp/κ, and a = By + b."""
         y = rows.centres - (dual @ self.form.matrix) / rows.strength
-        return y, torch.addmm(self.form.offset, y, self.form.matrix.T)
+        return y, self._entries(y)
 
-    def _gap(
-        self, rows: Rows, entries: torch.Tensor, y: torch.Tensor, dual: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gap of y = u − Bᵀp/κ, and the value there, (n,) each."""
-        return self.block.gap(entries, dual), rows.proximity(y) + self.block.value(entries)
+    def _entries(self, y: torch.Tensor) -> torch.Tensor:
+        """a = By + b."""
+        return torch.addmm(self.form.offset, y, self.form.matrix.T)
+
+    def _residual(self, rows: Rows, y: torch.Tensor, dual: torch.Tensor) -> torch.Tensor:
+        """κ(y − u) + Bᵀp, (n, k)."""
+        return torch.addmm(rows.strength * (y - rows.centres), dual, self.form.matrix)
+
+    def _gap(self, state: _State) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gap of y and p, and the value at y, (n,) each."""
+        rows = state.rows
+        residual = self._residual(rows, state.y, state.dual)
+        gap = self.block.gap(state.entries, state.dual) + residual.square().sum(dim=1) / (2.0 * rows.strength[:, 0])
+        return gap, rows.proximity(state.y) + self.block.value(state.entries)
 
     def _start(self, rows: Rows) -> _State:
         dual = self.block.middle(len(rows.centres))
@@ -123,49 +134,56 @@ class DualSolver:
         weights = 1.0 / (multipliers / slacks).sum(dim=1)
         mismatch = block.mismatch(state.entries, multipliers)
         system = _Linearised(self, state.rows.strength, weights)
+        residual = self._residual(state.rows, state.y, state.dual)
         missing = self._missing(state.dual)
 
-        def step(right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            """Changes of p, the slacks and the multipliers, for which the products change by `right`."""
-            change = system.solve(mismatch + (block.signs * right / slacks).sum(dim=1), missing)
+        def step(right: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            """Changes of y, p, the slacks and the multipliers, for which the products change by `right`."""
+            moved, change = system.solve(mismatch + (block.signs * right / slacks).sum(dim=1), residual, missing)
             change_slacks = block.signs * change[:, None, :]
-            return change, change_slacks, (right - multipliers * change_slacks) / slacks
+            return moved, change, change_slacks, (right - multipliers * change_slacks) / slacks
 
-        _, slack_step, multiplier_step = step(-products)
+        _, _, slack_step, multiplier_step = step(-products)
         length = _longest(slacks, slack_step, multipliers, multiplier_step).clamp(max=1.0)
         reached = (slacks + length * slack_step) * (multipliers + length * multiplier_step)
         centring = (reached.mean(dim=(1, 2), keepdim=True) / mean).clamp(0.0, 1.0) ** 3
         # Products below what the target needs would only make the systems worse conditioned.
         aim = torch.maximum(centring * mean, _LEAST * target[:, None, None] / products[0].numel())
-        dual_step, slack_step, multiplier_step = step(aim - products - slack_step * multiplier_step)
+        moved, change, slack_step, multiplier_step = step(aim - products - slack_step * multiplier_step)
         length = (_FRACTION * _longest(slacks, slack_step, multipliers, multiplier_step)).clamp(max=1.0)
-        dual = state.dual + length.squeeze(1) * dual_step
-        y, entries = self._primal(state.rows, dual)
-        return _State(state.rows, state.places, y, entries, dual, multipliers + length * multiplier_step)
+        # y has steps of its own: rounding in p, which is large next to its bounds, would reach it through ‖B‖².
+        y = state.y + length.squeeze(1) * moved
+        return replace(
+            state,
+            y=y,
+            entries=self._entries(y),
+            dual=state.dual + length.squeeze(1) * change,
+            multipliers=multipliers + length * multiplier_step,
+        )
 
     def _missing(self, dual: torch.Tensor) -> torch.Tensor | None:
         return None if self.block.total is None else self.block.total - dual.sum(dim=1, keepdim=True)
 
-    def _finish(self, rows: Rows, dual: torch.Tensor, multipliers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _finish(self, state: _State) -> tuple[torch.Tensor, torch.Tensor]:
         """Solve for the entries on kinks exactly, the others being at their bounds, where that is better."""
+        rows, block = state.rows, self.block
+        state = replace(state, dual=block.project(state.dual), entries=self._entries(state.y))
+        active = block.active(state.entries, block.slacks(state.dual), state.multipliers)
+        dual = block.corner(state.entries, state.dual, active)
         y, entries = self._primal(rows, dual)
-        active = self.block.active(entries, self.block.slacks(dual), multipliers)
-        other = self.block.corner(entries, dual, active)
-        penalty = _PENALTY * rows.strength / max(self.form.norm**2, 1e-300)
+        penalty = _PENALTY * rows.strength / max(self.form.norm**2, math.ulp(0.0))
         system = _Linearised(self, rows.strength, penalty * active)
         for _ in range(_MULTIPLIER_STEPS):
-            _, entries_there = self._primal(rows, other)
-            other = other + system.solve(entries_there, self._missing(other))
-        other = self.block.project(other)
-        other_y, other_entries = self._primal(rows, other)
-        gap, _ = self._gap(rows, entries, y, dual)
-        other_gap, _ = self._gap(rows, other_entries, other_y, other)
-        better = (other_gap < gap)[:, None]
-        return torch.where(better, other_y, y), torch.where(better, other, dual)
+            moved, change = system.solve(entries, self._residual(rows, y, dual), self._missing(dual))
+            y, dual = y + moved, dual + change
+            entries = self._entries(y)
+        other = replace(state, y=y, entries=entries, dual=block.project(dual))
+        better = (self._gap(other)[0] < self._gap(state)[0])[:, None]
+        return torch.where(better, other.y, state.y), torch.where(better, other.dual, state.dual)
 
 
 class _Linearised:
-    """Changes Δp = W(BΔy + e − t), κΔy = −BᵀΔp, with t such that ΣΔp is what is missing; t = 0 without a total.
+    """Changes Δp = W(BΔy + e − t), κΔy = −r − BᵀΔp, with t such that ΣΔp is what is missing; t = 0 without a total.
 
     Arguments:
         solver: whose form and block it is.
@@ -181,17 +199,20 @@ class _Linearised:
         vectors = () if solver.block.total is None else (self.along / self.share.sqrt(),)
         self.factors = self.normal.factor(strength, weights, vectors)
 
-    def solve(self, entries: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
-        """Δp for e, (n, m)."""
+    def solve(
+        self, entries: torch.Tensor, residual: torch.Tensor, missing: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Δy, (n, k), and Δp, (n, m), for e, (n, m), and r, (n, k)."""
         pulls = self.weights * entries
-        right = -(pulls @ self.matrix)
+        right = -torch.addmm(residual, pulls, self.matrix)
         if missing is None:
-            change = self.normal.solve(self.factors, right) @ self.matrix.T
-            return self.weights * (entries + change)
+            moved = self.normal.solve(self.factors, right)
+            return moved, self.weights * (entries + moved @ self.matrix.T)
         level = (pulls.sum(dim=1, keepdim=True) - missing) / self.share
-        change = self.normal.solve(self.factors, right + level * self.along) @ self.matrix.T
+        moved = self.normal.solve(self.factors, right + level * self.along)
+        change = moved @ self.matrix.T
         level = level + (self.weights * change).sum(dim=1, keepdim=True) / self.share
-        return self.weights * (entries + change - level)
+        return moved, self.weights * (entries + change - level)
 
 
 def _longest(
