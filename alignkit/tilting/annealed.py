@@ -16,27 +16,23 @@ Particles live on islands that resample apart; see `alignkit.tilting.islands`.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignkit.certificates import Calibration
 from alignkit.contracts import DenoisingTiltSession, Floats, Progress, TiltSession
-from alignkit.errors import NonFiniteError, ParameterError
+from alignkit.errors import ParameterError
 from alignkit.estimates import Estimate
-from alignkit.noise import categorical, fold_seed, uniform
+from alignkit.noise import fold_seed
 from alignkit.tilting.calibration import BOLDEST, DRIFT, GENTLEST, calibrate
-from alignkit.tilting.fitted import TiltMoments
 from alignkit.tilting.gibbs import GibbsSweep
+from alignkit.tilting.island_tilt import Indices, IslandTilt, moments_by_island, naming
 from alignkit.tilting.islands import ISLANDS, IslandResampling, by_island
 from alignkit.tilting.measures import TiltMeasure
 from alignkit.tilting.path import TiltPath
-from alignkit.tilting.rejection import draw_accepted
 from alignkit.tilting.selection import choose_measure
 from alignkit.tilting.target import TiltTarget
 from alignkit.tilting.weighting import largest_share, log_partitions
@@ -58,8 +54,6 @@ _PARTICLES_EXACT = 4864
 _ESS_SHARE_EXACT = 0.7
 # A path this long leads far beyond anything the network was trained on.
 _STAGES_MAX = 64
-# A bound as loose as this would be drawn from in vain.
-_ACCEPTANCE_MIN = 1e-4
 # The measure is chosen anew, from draws of the target's own region, unless this share of proposals is kept already.
 _ACCEPTANCE_FINE = 0.9
 _CHOICES_MAX = 4
@@ -68,67 +62,26 @@ _GAIN = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class AnnealedTilt:
-    """Draws of q: a particle chosen by the sample's seed, swept afresh, then kept or not; see `FittedTilt`.
+class AnnealedTilt(IslandTilt):
+    """Draws of q: a particle swept afresh; see `IslandTilt`.
 
     Arguments:
-        sweep: the fresh move.
+        path, session, weights, moments: as for `IslandTilt`.
         particles: (N, *shape), on the session's device, distributed as p·M(Qx)·exp⟨h, x⟩ once weighted.
         features: (N, m), of them.
-        weights: (N,), summing to 1.
-        moments: what the fit measured.
+        sigma, nfe: of the sweep, as for `GibbsSweep`.
     """
 
-    sweep: GibbsSweep
     particles: Any
     features: Floats
-    weights: Floats
-    moments: TiltMoments
+    sigma: float
+    nfe: int
 
-    def sample(self, rows: int, *, seed: int, progress: Progress = None) -> Any:
-        """Draw rows, (rows, *shape), as the session's own arrays."""
-        return self.sample_by_island(rows, seed=seed, progress=progress)[0]
-
-    def sample_by_island(self, rows: int, *, seed: int, progress: Progress = None) -> tuple[Any, NDArray[np.int64]]:
-        """Draw rows as `sample` does, with the island of each, (rows,): draws of one island depend on each other."""
-        path, session = self.sweep.path, self.sweep.session
-
-        def propose(first_row: int, count: int) -> tuple[Any, Floats]:
-            x = self._propose(first_row, count, seed)
-            return x, session.features(x)
-
-        with _naming("drawing from the fitted particles"):
-            if path.is_exact:
-                return self._propose(0, rows, seed, progress), self._islands(self._ancestors(rows, seed))
-            draws, numbers = draw_accepted(
-                session,
-                propose,
-                path.log_acceptance,
-                rows,
-                acceptance=self.moments.acceptance,
-                ambient=path.target.program.base.ambient,
-                seed=seed,
-                progress=progress,
-            )
-            return draws, self._islands(self._ancestors(int(numbers[-1]) + 1 if rows else 0, seed)[numbers])
-
-    def _islands(self, ancestors: NDArray[np.int64]) -> NDArray[np.int64]:
-        return ancestors // (self.weights.size // ISLANDS)
-
-    def _ancestors(self, rows: int, seed: int, first_row: int = 0) -> NDArray[np.int64]:
-        """Which particles the proposals come from, (rows,)."""
-        uniforms = uniform(fold_seed(seed, "ancestors"), rows, 1, first_row=first_row)[:, 0]
-        return categorical(self.weights[None], uniforms)
-
-    def _propose(self, first_row: int, rows: int, seed: int, progress: Progress = None) -> Any:
-        ancestors = self._ancestors(rows, seed, first_row)
-        return self.sweep(
-            self.sweep.session.take(self.particles, ancestors),
-            self.features[ancestors],
-            seed=fold_seed(seed, "draws"),
-            first_row=first_row,
-            progress=progress,
-        )
+    def fresh(self, members: Indices, *, seed: int, first_row: int, progress: Progress) -> Any:
+        """See `IslandTilt.fresh`."""
+        sweep = GibbsSweep(self.path, self.session, self.sigma, self.nfe)
+        particles = self.session.take(self.particles, members)
+        return sweep(particles, self.features[members], seed=seed, first_row=first_row, progress=progress)
 
 
 def particle_count(ambient: int, *, exact: bool = False) -> int:
@@ -205,7 +158,7 @@ class _Annealing:
 
     def run(self, measure: TiltMeasure | None) -> AnnealedTilt:
         """Carry particles from p to q."""
-        with _naming("drawing from the base"):
+        with naming("drawing from the base"):
             drawn = self._session.draw(
                 np.zeros((1, self._target.program.directions.shape[0])),
                 self._count,
@@ -253,7 +206,7 @@ class _Annealing:
         entry = session.spread(current.x)
         calibration = None
         if not self._target.program.base.exact:
-            with _naming("calibrating on draws of the base"):
+            with naming("calibrating on draws of the base"):
                 calibration = calibrate(
                     path, session, current.x, current.features, seed=fold_seed(self._seed, "calibration"), nfe=_MOVE_NFE
                 )
@@ -288,7 +241,7 @@ class _Annealing:
         self._stage += 1
         chosen = self._resampling(increments, stage=self._stage)
         resampled = _Particles(self._session.take(current.x, chosen), current.features[chosen])
-        with _naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
+        with naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
             return mover.move(path, resampled, self._share, stage=self._stage)
 
     def _tighten(self, path: TiltPath, mover: _Mover, current: _Particles) -> tuple[TiltPath, _Particles]:
@@ -316,41 +269,28 @@ class _Annealing:
         returned = current
         if calibration is not None:
             # A learned denoiser may change them, and the certificate is about what `sample` returns.
-            with _naming("in the last move of annealing, at all of r/λ"):
+            with naming("in the last move of annealing, at all of r/λ"):
                 returned = mover.move(path, current, 1.0, stage=self._stage + 1)
-        kept = np.exp(by_island(path.log_acceptance(returned.features)))
-        proposals = self._resampling.islands
-        islands = proposals.times(np.log(kept.mean(axis=1)))
-        acceptance = min(1.0, float(proposals.weights @ kept.mean(axis=1)))
-        if acceptance < _ACCEPTANCE_MIN:
-            raise ParameterError(
-                f"The bound on exp(r/λ) is too loose: {acceptance:.2g} of its draws would be kept.",
-                ways_out=["Raise the weight λ.", "Use a reward of lower rank or with fewer pieces."],
-            )
-        exponents = by_island(self._target.exponent(returned.features))
-        means = (kept * exponents).sum(axis=1) / kept.sum(axis=1)
-        after = islands.mean(means)
-        spread = float((kept * (exponents - after.value) ** 2).sum() / kept.sum())
-        ess = spread / after.standard_error**2 if after.standard_error > 0 else math.inf
-        details = self._resampling.details(self._stage)
-        if path.measure is not None:
-            details["tilt measure"] = path.measure.description
-        if not path.is_exact:
-            observed = proposals.mean(kept.mean(axis=1))
-            details["acceptance"] = f"{self._predicted:.3g} predicted, {observed} observed after a fresh move"
-            details["bound"] = f"violated by {path.violations(returned.features)} of {self._count} draws"
-        moments = TiltMoments(
+        moments = moments_by_island(
+            path,
+            self._resampling.islands,
+            returned.features,
             before=before,
-            after=after,
-            log_partition=islands.log_partition,
-            ess=min(ess, float(self._count)),
-            nfe_per_sample=mover.nfe / acceptance,
+            nfe_per_proposal=mover.nfe,
+            predicted=self._predicted,
+            details=self._resampling.details(self._stage),
             calibration=calibration and replace(calibration, sigma=mover.sigma, drift=mover.drift),
-            details=details,
-            acceptance=acceptance,
-            kl=islands.divergence(means),
         )
-        return AnnealedTilt(mover.sweep(path), current.x, current.features, self._resampling.weights, moments)
+        return AnnealedTilt(
+            path,
+            self._session,
+            self._resampling.weights,
+            moments,
+            particles=current.x,
+            features=current.features,
+            sigma=mover.sigma,
+            nfe=mover.nfe,
+        )
 
 
 class _Mover:
@@ -397,16 +337,3 @@ class _Mover:
                 )
                 return moved
             self.sigma = max(self.sigma / 2, self.gentlest)
-
-
-@contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Say where the denoiser was being used when it failed."""
-    try:
-        yield
-    except NonFiniteError as error:
-        named = NonFiniteError(
-            f"{error.message} It happened {where}.", ways_out=error.ways_out, expression=error.expression
-        )
-        named.draws = error.draws
-        raise named from error

@@ -9,6 +9,7 @@ from alignkit.errors import ParameterError
 from alignkit.tilting.annealed import fit_annealed
 from alignkit.tilting.direct import fit_direct
 from alignkit.tilting.fitted import FittedTilt
+from alignkit.tilting.pooled import fit_pooled
 from alignkit.tilting.selection import has_finite_measure
 from alignkit.tilting.target import TiltTarget
 
@@ -19,7 +20,8 @@ Engine = Literal["auto", "direct", "annealed"]
 #: What the engines do, in a sentence.
 ENGINES: dict[str, str] = {
     "direct": "direct: a tilt by its share of the mixture, then a draw of that tilt; independent draws",
-    "annealed": "annealed: particles carried from p to q through mixtures of growing tilts, then a fresh move each",
+    "annealed": "annealed: particles carried from p to q through mixtures of growing tilts, then a fresh move each; "
+    "where log Z of a tilt is exact, they propose tilts that it weighs, then a draw of one each",
 }
 
 
@@ -73,7 +75,7 @@ def fit_tilt(
         target: the law wanted.
         sampler: the backend's.
         engine: "auto", "direct" or "annealed".
-        particles: how many the annealed engine carries; its own choice if None.
+        particles: how many the annealed engine carries, or tilts it pools; its own choice if None.
         seed: fixes every draw of the fit.
         progress: told how far it is.
 
@@ -87,4 +89,6 @@ def fit_tilt(
     session = sampler.open(target.program)
     if chosen == "direct":
         return fit_direct(target, session, seed=seed, progress=progress)
+    if target.program.base.exact:
+        return fit_pooled(target, session, seed=seed, tilts=particles, progress=progress)
     return fit_annealed(target, session, seed=seed, particles=particles, progress=progress)

@@ -17,10 +17,11 @@ from alignkit.contracts import Floats, Progress, TiltSampler, TiltSession
 from alignkit.errors import ImproperTargetError, InfeasibleError, Status
 from alignkit.estimates import Estimate
 from alignkit.noise import fold_seed
-from alignkit.tilting.annealed import AnnealedTilt, particle_count
+from alignkit.tilting.annealed import particle_count
 from alignkit.tilting.engines import fit_tilt
 from alignkit.tilting.exponential_family import WeightedDraws
 from alignkit.tilting.fitted import FittedTilt
+from alignkit.tilting.island_tilt import IslandTilt
 from alignkit.tilting.law_infeasible import infeasible, out_of_reach, radius_too_small
 from alignkit.tilting.law_program import LawSolution
 from alignkit.tilting.law_request import STATUSES, LawFit, LawRequest, Measured
@@ -83,7 +84,7 @@ class Node:
     ) -> Node:
         """Draw rows of a fitted law, and look at them through a session on the request's extended tilts."""
         groups = None
-        if isinstance(fitted, AnnealedTilt):
+        if isinstance(fitted, IslandTilt):
             draws, groups = fitted.sample_by_island(rows, seed=seed, progress=progress)
         else:
             draws = fitted.sample(rows, seed=seed, progress=progress)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["effective_size", "largest_share", "largest_step", "log_partitions", "systematic_resampling"]
+__all__ = ["effective_size", "largest_share", "largest_step", "log_partitions", "log_sums", "systematic_resampling"]
 
 Floats = NDArray[np.float64]
 
@@ -92,6 +92,32 @@ def systematic_resampling(log_weights: Floats, uniforms: Floats) -> NDArray[np.i
     return chosen
 
 
+def log_sums(rows: Floats, log_weights: Floats, tilts: Floats) -> Floats:
+    """log Σ_i exp(⟨θ_j, w_i⟩ + a_i) for each tilt, (m,).
+
+    Arguments:
+        rows: w, (n, k).
+        log_weights: a, (n,).
+        tilts: θ, (m, k).
+
+    Example:
+        >>> log_sums(np.array([[1.0], [-1.0]]), np.log([0.5, 0.5]), np.array([[0.0]])).tolist()
+        [0.0]
+    """
+    parts = [np.empty(0)]
+    for exponents in _exponents(rows, log_weights, tilts):
+        largest = exponents.max(axis=1)
+        parts.append(largest + np.log(np.exp(exponents - largest[:, None]).sum(axis=1)))
+    return np.concatenate(parts)
+
+
+def _exponents(rows: Floats, log_densities: Floats, tilts: Floats) -> Iterator[Floats]:
+    """⟨θ_j, w_i⟩ + a_i, (m, n), for blocks of tilts."""
+    step = max(1, _ENTRIES // max(1, rows.shape[0]))
+    for start in range(0, tilts.shape[0], step):
+        yield tilts[start : start + step] @ rows.T + log_densities
+
+
 def log_partitions(rows: Floats, weights: Floats, log_densities: Floats, tilts: Floats) -> Floats:
     """log Σ W_i exp(⟨θ_j, w_i⟩ + a_i) for each tilt, (m,), or a bold guess where draws do not reach as far.
 
@@ -104,10 +130,8 @@ def log_partitions(rows: Floats, weights: Floats, log_densities: Floats, tilts: 
         log_densities: a, (n,).
         tilts: θ, (m, k).
     """
-    step = max(1, _ENTRIES // max(1, rows.shape[0]))
     parts = [np.empty(0)]
-    for start in range(0, tilts.shape[0], step):
-        exponents = tilts[start : start + step] @ rows.T + log_densities
+    for exponents in _exponents(rows, log_densities, tilts):
         largest = exponents.max(axis=1)
         terms = np.exp(exponents - largest[:, None])
         sums = terms @ weights

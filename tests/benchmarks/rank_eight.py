@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 import alignkit as ak
 from alignkit.contracts import TiltProgram
-from alignkit.tilting.annealed import fit_annealed
 from alignkit.tilting.measures import GaussianMeasure
+from alignkit.tilting.pooled import fit_pooled
 from alignkit.tilting.target import TiltTarget
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
@@ -111,7 +111,7 @@ def run() -> bool:
         start = time.perf_counter()
         target = problem.target()
         session = TorchTiltSampler().open(target.program)
-        fitted = fit_annealed(target, session, seed=seed, measure=problem.measure())
+        fitted = fit_pooled(target, session, seed=seed, measure=problem.measure())
         draws = fitted.sample(SAMPLES, seed=1).numpy().astype(np.float64)
         found = fitted.moments.log_partition
         errors.append(found.value - truth)
