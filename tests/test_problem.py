@@ -206,7 +206,7 @@ class TestExplain:
         text = ak.Problem(REWARD, LAWS["mixture"], ak.KL(weight=WEIGHT)).explain()
         for words in (
             str(REWARD), "affine", "k = 0 of d = 2", "E_q[r] − 2.5·KL(q‖p)", f"‖g‖ = {math.sqrt(5):.4g}", "linear tilt",
-            "taken", "exact        chosen", "torch        bid", "guarantee", "arXiv 2605.11361", "per 1,000 rows",
+            "taken", "exact        chosen", "torch        bid", "guarantee", "arXiv 2605.11361", "per 10,000 rows",
         ):  # fmt: skip
             assert words in text, words
 

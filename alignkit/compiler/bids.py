@@ -60,7 +60,7 @@ class Offer:
             if isinstance(answer, Refusal):
                 found.append((answer.backend, "refused", answer.reason))
             else:
-                promise = f"{answer.guarantee.name.lower()}; about {seconds(answer.seconds)} per 1,000 rows"
+                promise = f"{answer.guarantee.name.lower()}; about {seconds(answer.seconds)} per 10,000 rows"
                 found.append((answer.backend, "chosen" if answer is chosen else "bid", f"{answer.method}; {promise}"))
         return found
 

@@ -111,7 +111,7 @@ def _lines(account: Account) -> list[str]:
     lines = ["Problem", *_facts(account.problem)]
     if account.tree:
         lines += [account.heading, *lines_of(account.tree)]
-    lines.append("Routes (with the time that the reduction adds to 1,000 rows)")
+    lines.append("Routes (with the time that the reduction adds to 10,000 rows)")
     lines += [f"  {route.name:<28} {route.cost:<10} {route.answer}" for route in account.routes]
     lines += account.answers.lines()
     if account.plan:

@@ -32,7 +32,7 @@ def account_html(account: Account) -> str:
     if account.tree:
         heads = ("expression", "curvature", "sign", "as it grows, the line above is")
         sections.append(_section(account.heading, _table(_tree_rows(account.tree), heads)))
-    sections.append(_section("Routes", _table(map(_route, account.routes), ("route", "for 1,000 rows", ""))))
+    sections.append(_section("Routes", _table(map(_route, account.routes), ("route", "for 10,000 rows", ""))))
     sections += [
         _section(f"Backends for {offer.title}", _offer(offer, account.answers.chosen))
         for offer in account.answers.offers

@@ -32,6 +32,7 @@ from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
 from alignkit.compiler.verdicts import Verdict, judge
 from alignkit.contracts import Bid, Composition, Guarantee, ProxSolver, Refusal, TiltProgram, TiltSampler
 from alignkit.errors import (
+    WITHOUT_BOUND,
     AlignkitError,
     BackendRefusedError,
     BackendUnavailableError,
@@ -49,8 +50,6 @@ from alignkit.transport.reduction import check_transport
 __all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
 
 _SOLVED = ProblemClass("solved")
-#: The last way out of what is intractable under KL.
-WITHOUT_BOUND = "problem.solve(heuristic=True): annealed Monte Carlo for any reward, without a bound."
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ GRID_DIMENSION_MAX = 3
 #: Largest matrix Q that tilts are taken along, in entries (1 GB).
 DIRECTIONS_MAX = 2**27
 #: Costs, like the times that backends predict, are for this many rows.
-ROWS = 1000
+ROWS = 10_000
 
 #: Multiplications a second that the costs of reductions are counted at.
 _MULTIPLICATIONS_PER_SECOND = 1e9
@@ -117,7 +117,7 @@ class Reduction:
         source, target: the classes.
         becomes: what the problem becomes, in a sentence.
         preconditions: all must hold; cheap ones first, as the first that fails ends the test.
-        cost: the time that the reduction itself adds to 1,000 rows, in seconds; finite and at least 0.
+        cost: the time that the reduction itself adds to 10,000 rows, in seconds; finite and at least 0.
         guarantee: what it promises of the result, in words; empty where it is only a step to the next.
         strength: the same as a class.
         citations: who shows it.
@@ -195,7 +195,7 @@ class Route:
         return tuple(dict.fromkeys(paper for step in self.reductions for paper in step.citations))
 
     def cost(self, diagnosis: Diagnosis) -> float:
-        """The time that its reductions add to 1,000 rows, in seconds."""
+        """The time that its reductions add to 10,000 rows, in seconds."""
         return sum(step.cost(diagnosis) for step in self.reductions)
 
 

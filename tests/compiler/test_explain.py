@@ -189,7 +189,7 @@ class TestBackends:
         assert kinds["torch"] is Bid and kinds["exact"] is Refusal
         lines = str(found).splitlines()
         assert lines[0] == "Backends for linear tilt"
-        assert any(re.match(r"  torch +chosen: .*per 1,000 rows$", line) for line in lines)
+        assert any(re.match(r"  torch +chosen: .*per 10,000 rows$", line) for line in lines)
         assert any(re.match(r"  exact +refused: 'net' is known through its denoiser alone", line) for line in lines)
 
     def test_the_better_bid_stands_first(self):
