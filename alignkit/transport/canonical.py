@@ -202,7 +202,9 @@ class ProximalForm:
         """c of rows v, (n, k) to (n, k)."""
         if self.factor is None:
             root = np.sqrt(self.weight)
-            return np.asarray(points * root + self.vector / root)
+            centres = points * root
+            # Adding one short row to many costs more than all the rest.
+            return np.asarray(centres + self.vector / root if self.vector.any() else centres)
         from scipy.linalg import solve_triangular
 
         right = self.weight * points + self.vector

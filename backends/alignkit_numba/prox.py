@@ -5,45 +5,28 @@ Recognition is numpy's work, so that a bid costs no import of numba.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from alignkit.citations import Citation
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSolution, Refusal
 from alignkit.expressions.splitting import split
 from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
-from alignkit_numba.loss import SmoothLoss
-from alignkit_numba.solved import Solved
+from alignkit_numba.methods import Kernel, method_of
 
 __all__ = ["NumbaProxSolver", "NumbaSession"]
 
-_EPS = float(np.finfo(np.float64).eps)
-#: Entries of v solved at a time (2 MB): temporaries stay in a cache, and progress is told often.
-_CHUNK_ENTRIES = 2**18
-
-_CONVEX_OPTIMIZATION = Citation(
-    key="boyd_vandenberghe_2004",
-    title="Convex optimization",
-    year=2004,
-    authors=("S. Boyd", "L. Vandenberghe"),
-    venue="Cambridge University Press, section 9.5",
-    kind="misc",
-)
-
-#: Measured on one core: seconds to load the compiled kernels, a row's, and a Newton step's, by what it multiplies.
+#: Entries of v solved at a time (256 kB): temporaries stay in a cache, and the allocator hands out their pages again.
+_CHUNK_ENTRIES = 2**15
+#: Measured on one core: to load the compiled kernels from disk.
 _SECONDS_TO_OPEN = 0.05
-
-_Kernel = Callable[[Floats, Floats, float], Solved]
 
 
 class NumbaProxSolver:
     """Proximal maps by compiled kernels on one core, eight rows in lanes, with a rigorous gap for every row.
 
-    It takes f whose concave part is a sum of `log_sum_exp huber logistic` of affine arguments, and quadratic summands
-    that λ dominates.
+    It takes f whose concave part is a sum of `log_sum_exp huber logistic` of affine arguments, or one of
+    `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, and quadratic summands that λ dominates.
 
     Example:
         ```python
@@ -59,14 +42,9 @@ class NumbaProxSolver:
         form = _form(problem)
         if isinstance(form, Uncanonical):
             return Refusal(self.name, form.reason)
-        loss = SmoothLoss.of(form)
-        return Bid(
-            self.name,
-            "damped Newton along temperatures, rows in lanes",
-            Guarantee.CERTIFIED,
-            _SECONDS_TO_OPEN + problem.rows * _seconds_per_row(loss),
-            citations=(_CONVEX_OPTIMIZATION,),
-        )
+        method = method_of(form)
+        seconds = _SECONDS_TO_OPEN + problem.rows * method.seconds_per_row(form)
+        return Bid(self.name, method.name, Guarantee.CERTIFIED, seconds, citations=method.citations)
 
     def open(self, problem: ProxProblem) -> NumbaSession:
         """Load the kernel from disk, where an earlier run has compiled it, else compile it.
@@ -87,41 +65,26 @@ class _Opened:
     """What a session answers at present.
 
     Arguments:
-        problem: as it was asked.
-        form: in canonical form.
+        form: the problem in canonical form.
         kernel: solves rows of it.
         hessian: H of the quadratic summands; None where there are none.
         constant: f − (½⟨z, Hz⟩ + ⟨h, z⟩ − φ).
-        curvature: an upper bound on the curvature of the canonical objective.
-        rounding: how far a change of variables moves a row, relative to it.
+        tolerance: the largest relative gap wanted.
     """
 
-    problem: ProxProblem
     form: ProximalForm
-    kernel: _Kernel
+    kernel: Kernel
     hessian: Floats | None
     constant: float
-    curvature: float
-    rounding: float
+    tolerance: float
 
     @staticmethod
     def of(problem: ProxProblem, form: ProximalForm) -> _Opened:
         """Prepare a problem's kernel."""
-        from alignkit_numba.smooth import solve_smooth
-
-        loss = SmoothLoss.of(form)
-
-        def kernel(centres: Floats, scales: Floats, tolerance: float) -> Solved:
-            return solve_smooth(loss, centres, scales, tolerance)
-
-        k = form.dimension
-        origin = np.zeros((1, k))
-        hessian, rounding = None, 4 * _EPS
-        if form.factor is not None:
-            hessian = split(problem.nonlinear).quadratic.matrix
-            rounding = 4 * (k + 1) * _EPS * float(np.linalg.cond(form.factor))
+        origin = np.zeros((1, form.dimension))
         constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
-        return _Opened(problem, form, kernel, hessian, constant, loss.curvature, rounding)
+        hessian = None if form.factor is None else split(problem.nonlinear).quadratic.matrix
+        return _Opened(form, method_of(form).prepare(form), hessian, constant, problem.tolerance)
 
 
 class NumbaSession:
@@ -187,18 +150,15 @@ class NumbaSession:
             centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
         # A point beyond float64 ends as a row without a bound.
         with np.errstate(over="ignore", invalid="ignore"):
-            solved = opened.kernel(centres, scales, opened.problem.tolerance)
+            solved = opened.kernel(centres, scales, opened.tolerance)
             maximiser = form.maximisers(solved.solutions)
-            value = opened.constant - solved.value + maximiser @ form.vector
+            value = opened.constant - solved.value
+            if form.vector.any():
+                value += maximiser @ form.vector
             if opened.hessian is not None:
                 value += 0.5 * np.einsum("ij,ij->i", maximiser @ opened.hessian, maximiser)
-            # For an objective of curvature L a slip δ takes a gap G to at most (√G + √(L/2)·δ)².
-            size = np.sqrt(np.einsum("ij,ij->i", centres, centres))
-            size += np.sqrt(np.einsum("ij,ij->i", solved.solutions, solved.solutions))
-            slip = np.sqrt(0.5 * (1 + scales * opened.curvature)) * (opened.rounding * size)
-            gap = (np.sqrt(solved.gap) + slip) ** 2 / scales
-        gap = np.where(np.isfinite(gap) & np.isfinite(value), gap, np.inf)
-        return ProxSolution(maximiser, gap, solved.unfinished | ~np.isfinite(gap), value)
+        gap = solved.gap if weights is None else solved.gap / scales
+        return ProxSolution(maximiser, gap, solved.unfinished, value)
 
 
 def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:
@@ -212,14 +172,4 @@ def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:
         return form
     if not form.blocks:
         return Uncanonical("f is quadratic, and needs no iteration")
-    if not form.is_smooth:
-        return Uncanonical("f has kinks")
     return form
-
-
-def _seconds_per_row(loss: SmoothLoss) -> float:
-    """Newton steps by what each costs; the path has a stage for each factor of the curvature."""
-    entries, k = loss.matrix.shape
-    stages: float = max(0.0, math.log(max(0.3 * loss.curvature, 1.0)) / math.log(5.0))
-    steps = 5.0 + 2.0 * stages
-    return float(2e-8 + steps * (1e-8 + 3e-9 * entries + 1e-10 * entries * k * k + 1e-10 * k**3))

@@ -66,7 +66,7 @@ _TOO_FAR, _ACCEPTED, _DONE, _LATE, _LOST = 0.0, 1.0, 2.0, 3.0, 4.0
 _SIZE, _SCALE, _TEMPERATURE, _BASE, _SLOPE, _STEP, _PASSES, _EVENT, _OBJECTIVE, _LOSS, _GAP, _SINGLES = range(12)
 
 
-def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: float) -> Solved:
+def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: float, slip: float = 0.0) -> Solved:
     """Minimise ½‖y − c‖² + s·φ(By + b) over y for each row c, s.
 
     Arguments:
@@ -74,6 +74,7 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         centres: c, (n, k).
         scales: s, (n,), positive.
         tolerance: the largest gap wanted, in units of φ.
+        slip: how far rounding outside may have moved c, and may move y, over their sizes.
 
     Returns:
         the rows y with their gaps.
@@ -94,6 +95,7 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         loss.curvature,
         loss.rounding[0],
         loss.rounding[1],
+        slip,
         turned,
         np.ascontiguousarray(scales, dtype=np.float64),
         tolerance,
@@ -326,7 +328,8 @@ def _solve(  # type: ignore[no-untyped-def]
     weights,
     thresholds,
     curvature,
-    slip_by_size,
+    slope_by_size,
+    slope_alone,
     slip,
     centres,
     scales,
@@ -389,7 +392,9 @@ def _solve(  # type: ignore[no-untyped-def]
         # A step that is all but nothing is taken.
         expected = select_less(step, spread(1e-12), endless, expected)
         noise = fma(
-            strength, fma(spread(slip_by_size), size, spread(slip)), spread(_TURNS * k) * (size + load(singles, _SIZE))
+            strength,
+            fma(spread(slope_by_size), size, spread(slope_alone)),
+            spread(_TURNS * k) * (size + load(singles, _SIZE)),
         )
         noise = noise * spread(_EPS)
         gap = root(steepness) + noise
@@ -414,7 +419,10 @@ def _solve(  # type: ignore[no-untyped-def]
             store(singles, _EVENT, event)
             store(singles, _OBJECTIVE, objective)
             store(singles, _LOSS, loss)
-            store(singles, _GAP, gap)
+            # For an objective of curvature L a slip δ takes a gap G to at most (√G + √(L/2)·δ)².
+            lost = root(half * fma(strength, spread(curvature), one)) * spread(slip) * (size + load(singles, _SIZE))
+            lost = root(gap) + lost
+            store(singles, _GAP, lost * lost)
             _settle(
                 centres, scales, curvature, tolerance, row_of, queue, trial, centre, base, direction, singles,
                 gaps, values, unfinished,

@@ -1,0 +1,177 @@
+"""Which kernel solves which φ, what it costs, and the papers that it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignkit.citations import Citation
+from alignkit.contracts import Floats
+from alignkit.transport.canonical import Absolute, ProximalForm, TopOf
+from alignkit_numba.loss import SmoothLoss
+from alignkit_numba.solved import Solved
+
+__all__ = ["Kernel", "Method", "method_of"]
+
+_EPS = float(np.finfo(np.float64).eps)
+
+#: From centres c (n, k), scales s (n,) and a tolerance to rows y.
+Kernel = Callable[[Floats, Floats, float], Solved]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to solve canonical problems.
+
+    Arguments:
+        name: in a few words.
+        prepare: from a form to its kernel, whose gaps allow for the rounding of the form's changes of variables.
+        seconds_per_row: predicted, measured on one core.
+        citations: its papers.
+    """
+
+    name: str
+    prepare: Callable[[ProximalForm], Kernel]
+    seconds_per_row: Callable[[ProximalForm], float]
+    citations: tuple[Citation, ...]
+
+
+def method_of(form: ProximalForm) -> Method:
+    """The method for a form that has blocks."""
+    if isinstance(form.blocks[0], Absolute):
+        return _BOX
+    return _SIMPLEX if isinstance(form.blocks[0], TopOf) else _NEWTON
+
+
+def _slip(form: ProximalForm) -> float:
+    """How far rounding moves c on the way in and y on the way out, over their sizes."""
+    if form.factor is None:
+        return 4 * _EPS
+    return 4 * (form.dimension + 1) * _EPS * float(np.linalg.cond(form.factor))
+
+
+def _prepare_newton(form: ProximalForm) -> Kernel:
+    from alignkit_numba.smooth import solve_smooth
+
+    loss, slip = SmoothLoss.of(form), _slip(form)
+    return lambda centres, scales, tolerance: solve_smooth(loss, centres, scales, tolerance, slip)
+
+
+def _newton_seconds(form: ProximalForm) -> float:
+    """Newton steps by what each costs; the path has a stage for each factor of the curvature."""
+    loss = SmoothLoss.of(form)
+    entries, k = loss.matrix.shape
+    stages: float = max(0.0, math.log(max(0.3 * loss.curvature, 1.0)) / math.log(5.0))
+    steps = 5.0 + 2.0 * stages
+    return float(2e-8 + steps * (1e-8 + 3e-9 * entries + 1e-10 * entries * k * k + 1e-10 * k**3))
+
+
+def _prepare_box(form: ProximalForm) -> Kernel:
+    from alignkit_numba.box import solve_box
+
+    (block,) = form.blocks
+    assert isinstance(block, Absolute)
+    steepness = float(block.weights @ np.linalg.norm(form.matrix, axis=1))
+    return _with_slip(solve_box, form, steepness)
+
+
+def _prepare_simplex(form: ProximalForm) -> Kernel:
+    from alignkit_numba.simplex import solve_simplex
+
+    (block,) = form.blocks
+    assert isinstance(block, TopOf)
+    steepness = block.weight * float(np.linalg.norm(form.matrix, axis=1).max())
+    return _with_slip(solve_simplex, form, steepness)
+
+
+def _with_slip(
+    solve: Callable[[ProximalForm, Floats, Floats, float], Solved], form: ProximalForm, steepness: float
+) -> Kernel:
+    """A kernel with kinks, φ of Lipschitz constant `steepness`."""
+    slip = _slip(form)
+
+    def kernel(centres: Floats, scales: Floats, tolerance: float) -> Solved:
+        solved = solve(form, centres, scales, tolerance * min(1.0, float(scales.min(initial=1.0))))
+        moved = np.sqrt(np.einsum("ij,ij->i", centres, centres))
+        moved += np.sqrt(np.einsum("ij,ij->i", solved.solutions, solved.solutions))
+        moved *= slip
+        # ‖y − c‖ ≤ s·steepness, so that neither part of the objective changes by more than this along a move.
+        gap = solved.gap + moved * (2 * steepness * scales + moved)
+        return Solved(solved.solutions, gap, solved.value, solved.unfinished)
+
+    return kernel
+
+
+def _box_seconds(form: ProximalForm) -> float:
+    rows, k = form.matrix.shape
+    return float(1e-9 * (10.0 + k + 1.0 * rows * (rows + k) / 2 + 0.02 * rows**3))
+
+
+def _simplex_seconds(form: ProximalForm) -> float:
+    rows, k = form.matrix.shape
+    return float(1e-9 * (10.0 + k + 2.0 * rows * (rows + k) / 2 + 0.02 * rows * min(rows, k + 1) ** 2))
+
+
+_NEWTON = Method(
+    "damped Newton along temperatures, rows in lanes",
+    _prepare_newton,
+    _newton_seconds,
+    (
+        Citation(
+            key="boyd_vandenberghe_2004",
+            title="Convex optimization",
+            year=2004,
+            authors=("S. Boyd", "L. Vandenberghe"),
+            venue="Cambridge University Press, section 9.5",
+        ),
+    ),
+)
+_BOX = Method(
+    "coordinate descent and Newton on the dual box, rows in lanes",
+    _prepare_box,
+    _box_seconds,
+    (
+        Citation(
+            key="tseng_2001",
+            title="Convergence of a block coordinate descent method for nondifferentiable minimization",
+            year=2001,
+            authors=("P. Tseng",),
+            venue="Journal of Optimization Theory and Applications 109(3), 475–494",
+            kind="article",
+        ),
+        Citation(
+            key="bertsekas_1982",
+            title="Projected Newton methods for optimization problems with simple constraints",
+            year=1982,
+            authors=("D. P. Bertsekas",),
+            venue="SIAM Journal on Control and Optimization 20(2), 221–246",
+            kind="article",
+        ),
+    ),
+)
+_SIMPLEX = Method(
+    "block pivoting on the dual simplex, rows in lanes",
+    _prepare_simplex,
+    _simplex_seconds,
+    (
+        Citation(
+            key="wolfe_1976",
+            title="Finding the nearest point in a polytope",
+            year=1976,
+            authors=("P. Wolfe",),
+            venue="Mathematical Programming 11, 128–149",
+            kind="article",
+        ),
+        Citation(
+            key="kim_park_2011",
+            title="Fast nonnegative matrix factorization: an active-set-like method and comparisons",
+            year=2011,
+            authors=("J. Kim", "H. Park"),
+            venue="SIAM Journal on Scientific Computing 33(6), 3261–3281",
+            kind="article",
+        ),
+    ),
+)
