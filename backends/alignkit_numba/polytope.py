@@ -29,7 +29,7 @@ __all__ = ["DualPolytope", "SparseMoves", "dual_polytope", "seconds_per_row", "s
 
 _EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 #: Largest k for which vertices are listed, and how many at most.
-_LISTED_DIMENSION, _LARGEST_LIST = 3, 20_000
+_LISTED_DIMENSION, _LARGEST_LIST = 3, 2_000
 #: Constraints are priced in chunks of this many, so that a chunk's prices stay in the nearest cache.
 _CHUNK = 64
 #: Rows of normals that one sweep of a chunk multiplies.
@@ -164,9 +164,12 @@ def _listed(plain: DualPolytope) -> DualPolytope:
     if not 0 < len(vertices) <= _LARGEST_LIST:
         return plain
     excess = np.zeros(len(vertices))
-    for normal, bound in zip(plain.normals, plain.bounds, strict=True):
-        slack = np.abs(vertices @ normal) + (k + 2) * _EPS * (np.abs(vertices) @ np.abs(normal)) - bound
-        np.maximum(excess, slack / bound, out=excess)
+    for first in range(0, len(plain.normals), _LARGEST_LIST):
+        part = slice(first, first + _LARGEST_LIST)
+        normals, limits = plain.normals[part], plain.bounds[part]
+        rounding = (k + 2) * _EPS * (np.abs(vertices) @ np.abs(normals).T)
+        slack = np.abs(vertices @ normals.T) + rounding - limits
+        np.maximum(excess, (slack / limits).max(axis=1), out=excess)
     if excess.max() > 1e-9:
         return plain
     return replace(plain, vertices=vertices, bases=facets, sides=sides, inverses=inverses, excess=excess)

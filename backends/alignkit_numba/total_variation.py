@@ -7,8 +7,8 @@ With S_j the running sums of a row x, the running sums of
 are the shortest path from (0, 0) to (d, S_d) that stays within c_j/λ of S_j (P. Davies and A. Kovac, "Local extremes,
 runs, strings and multiresolution", 2001). From a bend of the path, the lines that clear all gates so far form a funnel;
 when a gate misses it, the next bend lies where its nearer side is touched, and the funnel opens anew from there
-(L. Condat, "A direct algorithm for 1-D total variation denoising", 2013; here the tube's width may vary). A step, to the
-next gate or back to a bend, is free of branches, so that each lane takes its own.
+(L. Condat, "A direct algorithm for 1-D total variation denoising", 2013; here the tube's width may vary). A step, to
+the next gate or back to a bend, is free of branches, so that each lane takes its own.
 
 Gates between the bend and the gate that missed are passed again: on noise each takes about two steps, on a smooth row
 of small slope some √d. A row that exceeds its allowance goes on with both convex chains that bound the funnel kept in
@@ -95,7 +95,7 @@ def solve_total_variation(points: Floats, weight: float, strength: Floats | floa
 
 def seconds_per_row(dimension: int) -> float:
     """Predicted time of a row of d entries on one core, measured on rows of noise."""
-    return 1e-7 + 6.5e-9 * dimension
+    return 8e-8 + 6.4e-9 * dimension
 
 
 @compiled
