@@ -312,7 +312,7 @@ class SparseRows:
     """Rows of R^m with few entries that are not zero.
 
     Arguments:
-        coordinates: (n, s), int64; the same entry may come twice, and the amounts add up.
+        coordinates: (n, s), int64, no two alike in a row where the amounts are not 0.
         amounts: (n, s), 0 where a row has fewer.
     """
 

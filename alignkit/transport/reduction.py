@@ -277,7 +277,9 @@ class TransportMap:
             moved = squared + step @ self._lift.offset if self._lift.offset.any() else squared
             return value, moved, self.weight * squared
         if isinstance(step, SparseRows):
-            step = step.dense(penalty.size)
+            # No cost without a reduction asks which entries move, or minds entries that stay.
+            moved = np.asarray(penalty.cost.of_displacement(step.amounts))
+            return value, moved, self.weight * moved - (step.amounts * penalty.linear[step.coordinates]).sum(axis=1)
         moved = np.asarray(penalty.cost.of_displacement(step))
         return value, moved, self.weight * moved - step @ penalty.linear
 
