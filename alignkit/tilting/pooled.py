@@ -10,7 +10,7 @@ from which μ has dropped out, so that it may be any. The mean weight is Z witho
 they got wrong, such as the shares of modes, weighing puts right. Moving a particle takes a whole solve, but Z(θ) a few
 evaluations. (Weights against the whole mixture: A. Owen and Y. Zhou, "Safe and effective importance sampling", J. Am.
 Stat. Assoc. 95, 2000.) The proposals spread less than the tilts in every dimension, which costs weights their worth
-exponentially in k; where little is left of it, particles are all there is.
+exponentially in k, the sooner the stronger the reward; where little is left of it, particles are all there is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["PooledTilt", "fit_pooled"]
 # number.
 _PARTICLES = 2048
 _TILTS = 8192
-# So many are weighed first. If they are worth less than the share, the rest would be, too.
+# So many are weighed first. If they are worth less than the share, the rest would be, too, and no more than particles.
 _PROBES = 256
 _WORTH_MIN = 0.1
 # Draws that the certificate is measured on.
