@@ -60,6 +60,7 @@ def ascend(
     gram: Floats,
     centre: Floats,
     upper: Floats,
+    constant: float,
     target: float,
     limit: int,
     dual: Floats,
@@ -75,6 +76,7 @@ def ascend(
         gram: BBᵀ, (m, m); with a positive constant added to every entry for the simplex.
         centre: c, (k,).
         upper: (m,), the bound of |p_j|; for the simplex p ≥ 0, and every entry is the sum of p.
+        constant: what the objective has beyond ½‖y − c‖² + φ(a).
         target: the gap wanted, relative to max(1, |objective|).
         limit: the most steps.
         dual: p, (m,); overwritten.
@@ -97,7 +99,7 @@ def ascend(
     # The slopes are kept up to date through the Gram matrix, and computed anew whenever the gap seems small enough.
     fresh, refreshed = True, 0
     gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
-    wanted = target * max(1.0, abs(objective))
+    wanted = target * max(1.0, abs(constant + objective))
     stationary = count <= (1 if is_simplex else 0)
     for _ in range(limit):
         if fresh and not gap > wanted:
@@ -118,7 +120,7 @@ def ascend(
             if refreshed == _MOST_REFRESHED or (fresh and entering < 0):
                 break
             gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
-            wanted = target * max(1.0, abs(objective))
+            wanted = target * max(1.0, abs(constant + objective))
             fresh, stationary = True, False
             refreshed += 1
             continue
@@ -173,6 +175,14 @@ def _evaluate(
 ) -> tuple[float, float]:
     """The gap and the objective at y = c − Bᵀp; fills y and a."""
     rows, columns = matrix.shape
+    if is_simplex:
+        # Directions that leave Bᵀp as it is leave the sum so only up to rounding.
+        total = 0.0
+        for j in range(rows):
+            total += dual[j]
+        if total > 0.0:
+            for j in range(rows):
+                dual[j] *= upper[0] / total
     for i in range(columns):
         primal[i] = centre[i]
     for j in range(rows):

@@ -31,7 +31,7 @@ _SWEEPS = 3
 #: Evaluations of the gap before rows are taken one at a time.
 _ROUNDS = 5
 #: Above this many rows of B the factors of all lanes no longer fit a cache, and rows are finished one at a time.
-_LARGEST_FACTOR = 32
+_LARGEST_FACTOR = 48
 
 #: For functions that only compiled ones call, and that are kept on disk as parts of these.
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -157,6 +157,7 @@ def _solve(
                     gram,
                     centres[row],
                     upper,
+                    0.0,
                     tolerance,
                     20 * rows + 100,
                     one_dual,

@@ -32,7 +32,7 @@ _EPS = float(np.finfo(np.float64).eps)
 #: Exchanges before rows are taken one at a time.
 _ROUNDS = 6
 #: Above this many pieces the factors of all lanes no longer fit a cache, and rows are taken one at a time.
-_LARGEST_FACTOR = 32
+_LARGEST_FACTOR = 48
 #: For functions that only compiled ones call, and that are kept on disk as parts of these.
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
@@ -70,6 +70,7 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
         gram,
         -block.weight * mean,
         bounds,
+        block.weight * level - 0.5 * block.weight**2 * float(mean @ mean),
         tolerance,
         20 * rows + 100,
         reference,
@@ -177,8 +178,11 @@ def _solve(
     for position in range(waiting):
         row = waits[position]
         best, at, lead = -math.inf, 0, 0.0
+        constant = sums[row] * level
         for i in range(columns):
             one_centre[i] = centres[row, i] - sums[row] * mean[i]
+            # ½‖y − c‖² + σ⟨mean, y⟩ against ½‖y − (c − σ·mean)‖².
+            constant += sums[row] * mean[i] * (one_centre[i] + 0.5 * sums[row] * mean[i])
         for j in range(rows):
             upper[j] = sums[row]
             one_dual[j] = 0.0
@@ -199,6 +203,7 @@ def _solve(
             gram,
             one_centre,
             upper,
+            constant,
             tolerance,
             20 * rows + 100,
             one_dual,

@@ -106,6 +106,31 @@ def test_every_row_is_finished(rows, columns, weight, correlation):
     certified(form, np.sqrt(weight) * rng.standard_normal((60, columns)), rng.uniform(0.5, 2.0, 60))
 
 
+@pytest.mark.parametrize("kind", ["dense", "lattice", "repeated", "low rank", "badly scaled"])
+def test_random_problems_at_two_tolerances(kind):
+    """Each answer lies within its own gap of the other's."""
+    rng = np.random.default_rng([10, len(kind)])
+    for _ in range(20):
+        rows, columns = int(rng.integers(1, 70)), int(rng.integers(1, 20))
+        matrix, offset = rng.standard_normal((rows, columns)), rng.standard_normal(rows)
+        if kind == "lattice":
+            matrix, offset = np.round(matrix), np.round(offset)
+        elif kind == "repeated":
+            matrix = matrix[rng.integers(0, rows, rows)]
+        elif kind == "low rank":
+            matrix = matrix[:, :1] @ rng.standard_normal((1, columns)) + 0.01 * matrix
+        elif kind == "badly scaled":
+            matrix *= 10.0 ** rng.uniform(-1.0, 1.0, (rows, 1))
+        weight = 10.0 ** rng.uniform(-5.0, 2.0)
+        form = form_of(matrix / np.sqrt(weight), offset, 1.5)
+        centres, scales = np.sqrt(weight) * rng.standard_normal((40, columns)), 10.0 ** rng.uniform(-1.0, 1.0, 40)
+        loose, tight = certified(form, centres, scales), solve_simplex(form, centres, scales, 1e-9)
+        found = [primal(form, centres, scales, solved.solutions) for solved in (loose, tight)]
+        rounding = 1e-13 * (1.0 + np.abs(found[0]) + np.sum(centres**2, axis=1))
+        assert (found[0] - found[1] <= loose.gap + rounding).all()
+        assert (found[1] - found[0] <= tight.gap + rounding).all()
+
+
 @pytest.mark.parametrize("rows, columns", [(16, 8), (40, 60)])
 def test_against_cvxpy(rows, columns):
     import cvxpy
