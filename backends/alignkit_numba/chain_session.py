@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from alignkit.citations import Citation
 from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution
 from alignkit.transport.chains import TotalVariationForm, total_variation_form
-from alignkit_numba.total_variation import solve_total_variation
 
-__all__ = ["ChainSession"]
+__all__ = ["TAUT_STRING", "ChainSession", "chain_seconds"]
+
+TAUT_STRING = Citation(
+    key="condat_2013",
+    title="A direct algorithm for 1-D total variation denoising",
+    year=2013,
+    authors=("L. Condat",),
+    venue="IEEE Signal Processing Letters 20(11), 1054–1057",
+    kind="article",
+    doi="10.1109/LSP.2013.2278339",
+)
 
 #: Entries of v solved at a time (32 MB), so that progress is told.
 _CHUNK_ENTRIES = 2**22
 _EPS = float(np.finfo(np.float64).eps)
+
+
+def chain_seconds(form: TotalVariationForm) -> float:
+    """Predicted time of a row on one core, measured on rows of noise."""
+    return 8e-8 + 6.4e-9 * (len(form.strengths) + 1)
 
 
 class ChainSession:
@@ -27,6 +42,8 @@ class ChainSession:
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
         """Solve one batch of rows v, (n, k), float64."""
+        from alignkit_numba.total_variation import solve_total_variation
+
         points = np.asarray(points, dtype=np.float64)
         form, count = self._form, len(points)
         maximiser, gap, value = np.empty_like(points), np.empty(count), np.empty(count)

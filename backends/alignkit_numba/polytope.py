@@ -1,31 +1,33 @@
-"""Transport under the ℓ1 cost with an ℓ1 reward of few rows: linear programs over a polytope that all rows share.
+"""Transport under the ℓ1 cost with a polyhedral reward of few rows: linear programs that share a polytope.
 
 For A (k, d), weights w and λ > 0, the move of a row x with s = Ax − t solves
 
     min_δ Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁  =  max {⟨p, s⟩ : |p_j| ≤ w_j, |⟨a_i, p⟩| ≤ λ},     a_i the columns of A,
 
-by linear duality. At a vertex p whose k active normals n_c (of the e_j and a_i) have s = Σ_c μ_c n_c with the signs of
-their constraints, δ_i = −μ_i on the active columns is optimal: it moves at most k entries.
+by linear duality; a linear reward ⟨g, x⟩ beside it makes that |⟨a_i, p⟩ − g_i| ≤ λ. At a vertex p whose k active normals n_c (of the e_j and a_i) have s = Σ_c μ_c n_c with the signs of
+their constraints, δ_i = −μ_i on the active columns is optimal: it moves at most k entries. A largest piece, weight
+t·max_j (s_j + (Aδ)_j), has θ ≥ 0 with Σ_j θ_j = t in the place of p; θ_k = t − Σ_{j<k} θ_j leaves k − 1 dimensions.
 
-Up to k = 3 the vertices are listed once, as facets of the convex hull of the normals over their bounds, and a row takes
-the best one. Otherwise each row runs the dual simplex method from the vertex (w_j sign s_j)_j of the box: the most
-violated constraint enters, prices being found in float32 until these see none, and a constraint leaves by the
+Up to k = 3 the vertices for absolute values are listed once, as facets of the convex hull of the normals over their
+bounds, and a row takes the best one. Otherwise each row runs the dual simplex method from the best vertex of the box:
+the most violated constraint enters, prices being found in float32 until these see none, and a constraint leaves by the
 bound-flipping ratio test (R. Fourer, "Notes on the dual simplex method", 1994).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
-from alignkit.errors import ParameterError
+from alignkit.errors import ParameterError, UnboundedTransportError
 
-__all__ = ["DualPolytope", "SparseMoves", "dual_polytope", "seconds_per_row", "solve_over_polytope"]
+__all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "seconds_per_row", "solve_over_polytope", "top_polytope"]
 
 _EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 #: Largest k for which vertices are listed, and how many at most.
@@ -34,44 +36,71 @@ _LISTED_DIMENSION, _LARGEST_LIST = 3, 2_000
 _CHUNK = 64
 #: Rows of normals that one sweep of a chunk multiplies.
 _UNROLLED = 8
+#: A polytope whose bounds are missed by this, relatively, is taken to be flat rather than empty.
+_FLAT = 1e-9
 #: Relative gap above which a row is worked on further.
 _SETTLED = 1e-11
 
 
-@dataclass(frozen=True, eq=False)
-class DualPolytope:
-    """{p : |⟨n_c, p⟩| ≤ h_c}, the n_c the unit normals of the box |p_j| ≤ w_j, then of |⟨a_i, p⟩| ≤ λ.
+class Constraints(NamedTuple):
+    """{p : |⟨n_c, p⟩ − m_c| ≤ h_c}: the box first, then what else bounds p, then the columns of A.
 
     Arguments:
-        normals: n_c, (k + d, k), float64; zero for columns that are zero.
-        bounds: h_c, (k + d,); those of zero columns are 1.
-        lengths: ‖a_i‖, (d,).
-        weights: w, (k,).
+        normals: n_c, (count, k), float64, of length 1; zero where a column is.
+        centres: m_c, (count,).
+        bounds: h_c > 0, (count,).
+        columns: where the columns of A begin.
+        lengths: by which these were divided, (d,).
+        weights: of the k absolute values, or that of the largest piece k times, (k,).
         weight: λ.
-        tables: the constraints by chunks in float32, for pricing, and their bounds.
-        vertices: one of each pair ±p of vertices, (v, k), as often as it has bases; None where they are not listed.
-        bases: their constraints, (v, k).
-        sides: which of their two bounds are active, ±1, (v, k).
-        inverses: of the matrices whose rows are their normals, (v, k, k).
-        excess: by how much they leave the polytope in rounding, relative, (v,).
+        has_top: whether the reward is a largest piece, its last one in the place of the origin.
+        interior: a p within the polytope, (k,), with |⟨n_c, p⟩ − m_c| ≤ (1 − margin)·h_c.
+        margin: between 0 and 1.
     """
 
     normals: Floats
+    centres: Floats
     bounds: Floats
+    columns: int
     lengths: Floats
     weights: Floats
     weight: float
-    tables: tuple[NDArray[np.float32], NDArray[np.float32]]
-    vertices: Floats | None = None
-    bases: NDArray[np.int64] | None = None
-    sides: Floats | None = None
-    inverses: Floats | None = None
-    excess: Floats | None = None
+    has_top: bool
+    interior: Floats
+    margin: float
 
-    @property
-    def dimension(self) -> int:
-        """k."""
-        return int(self.normals.shape[1])
+
+class Listed(NamedTuple):
+    """The vertices of a polytope that is its own mirror image.
+
+    Arguments:
+        vertices: one of each pair ±p, a column each, (k, v), as often as it has bases.
+        bases: their constraints, (v, k).
+        sides: which of their two bounds are active, ±1, (v, k).
+        inverses: of the matrices whose rows are their normals, (v, k, k).
+        excess: by how much they leave the polytope in rounding, relative to the bounds, (v,).
+    """
+
+    vertices: Floats
+    bases: NDArray[np.int64]
+    sides: Floats
+    inverses: Floats
+    excess: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class DualPolytope:
+    """The polytope that all rows of a problem share, made by `absolute_polytope` or `top_polytope`.
+
+    Arguments:
+        constraints: what bounds it.
+        tables: the normals, with −m as a further entry where it is not 0, and the bounds, in float32 by chunks.
+        listed: its vertices; None where they are not listed.
+    """
+
+    constraints: Constraints
+    tables: tuple[NDArray[np.float32], NDArray[np.float32]]
+    listed: Listed | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +110,7 @@ class SparseMoves:
     Arguments:
         coordinates: which entries of x move, (n, k); 0 where the amount is padding.
         amounts: by how much, (n, k), 0 as padding.
-        value: Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁, (n,), what the move attains.
+        value: Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁, or t·max_j (s_j + (Aδ)_j) + λ‖δ‖₁, (n,), what the move attains.
         gap: an upper bound on how far it lies above the minimum, rounding included, (n,).
         unfinished: rows that are not finite, or whose pivots ran out, (n,).
     """
@@ -93,37 +122,139 @@ class SparseMoves:
     unfinished: NDArray[np.bool_]
 
 
-def dual_polytope(matrix: Floats, weights: Floats, weight: float) -> DualPolytope:
-    """Prepare the polytope of a reward −Σ_j w_j|(Ax)_j − t_j| under the cost λ‖x − y‖₁.
+def absolute_polytope(matrix: Floats, weights: Floats, weight: float, linear: Floats | None = None) -> DualPolytope:
+    """Prepare the polytope of a reward ⟨g, x⟩ − Σ_j w_j|(Ax)_j − t_j| under the cost λ‖x − y‖₁.
 
     Arguments:
         matrix: A, (k, d); its rows may depend on each other.
         weights: w_j > 0, (k,).
+        weight: λ > 0.
+        linear: g, (d,); None for 0. The move's part −⟨g, δ⟩ belongs to its value.
+
+    Returns:
+        the polytope, for any number of batches.
+
+    Raises:
+        ParameterError: λ or a weight is not positive and finite, or an entry of A or g is not finite.
+        UnboundedTransportError: the reward outgrows the cost, so that the polytope is empty.
+    """
+    matrix, weights = _checked(matrix, weights, weight)
+    if linear is not None and not np.isfinite(linear).all():
+        raise ParameterError("The linear part of a polyhedral reward has an entry that is not finite.")
+    k, d = matrix.shape
+    lengths, normals = _unit_columns(matrix)
+    slopes = np.zeros(d) if linear is None else np.asarray(linear, dtype=np.float64)
+    constraints = _constraints(
+        np.concatenate([np.eye(k), normals]),
+        np.concatenate([np.zeros(k), slopes / lengths]),
+        np.concatenate([weights, weight / lengths]),
+        lengths,
+        weights,
+        float(weight),
+        has_top=False,
+    )
+    is_mirrored = not constraints.centres.any()
+    listed = _listed(constraints) if is_mirrored and k <= _LISTED_DIMENSION else None
+    return DualPolytope(constraints, _tables(constraints), listed)
+
+
+def top_polytope(matrix: Floats, top: float, weight: float) -> DualPolytope:
+    """Prepare the polytope of a reward −t·max_j (Ax + b)_j under the cost λ‖x − y‖₁.
+
+    Arguments:
+        matrix: A, (k, d) with k ≥ 2; a reward t·min_j (Bx + b)_j has A = −B.
+        top: t > 0.
         weight: λ > 0.
 
     Returns:
         the polytope, for any number of batches.
 
     Raises:
-        ParameterError: λ or a weight is not positive and finite, or an entry of A is not finite.
+        ParameterError: λ or t is not positive and finite, an entry of A is not finite, or A has a single row.
+        UnboundedTransportError: the reward outgrows the cost, so that the polytope is empty.
     """
+    matrix, weights = _checked(matrix, np.full(len(matrix) - 1, float(top)), weight)
+    k = matrix.shape[0] - 1
+    if k < 1:
+        raise ParameterError("A largest piece is one of two pieces at least.")
+    lengths, normals = _unit_columns(matrix[:-1] - matrix[-1])
+    # 0 ≤ θ_j ≤ t for all pieces, that of the last one being t − Σ_j θ_j.
+    half = 0.5 * top * np.append(np.ones(k), 1 / np.sqrt(k))
+    constraints = _constraints(
+        np.concatenate([np.eye(k), np.full((1, k), 1 / np.sqrt(k)), normals]),
+        np.concatenate([half, -top * matrix[-1] / lengths]),
+        np.concatenate([half, weight / lengths]),
+        lengths,
+        weights,
+        float(weight),
+        has_top=True,
+    )
+    return DualPolytope(constraints, _tables(constraints))
+
+
+def _checked(matrix: Floats, weights: Floats, weight: float) -> tuple[Floats, Floats]:
     matrix, weights = np.asarray(matrix, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if not (np.isfinite(weights).all() and (weights > 0).all() and 0 < weight < np.inf):
-        raise ParameterError("The weights of an ℓ1 reward and of an ℓ1 cost are positive and finite.")
+        raise ParameterError("The weights of a polyhedral reward and of an ℓ1 cost are positive and finite.")
     if not np.isfinite(matrix).all():
-        raise ParameterError("The matrix of an ℓ1 reward has an entry that is not finite.")
-    k = matrix.shape[0]
+        raise ParameterError("The matrix of a polyhedral reward has an entry that is not finite.")
+    return matrix, weights
+
+
+def _unit_columns(matrix: Floats) -> tuple[Floats, Floats]:
+    """The lengths of the columns, 1 for zero ones, and the columns over them as rows."""
     lengths = np.sqrt((matrix**2).sum(axis=0))
-    moving = lengths > 0
-    scale = np.where(moving, lengths, 1.0)
-    normals = np.concatenate([np.eye(k), (matrix / scale).T])
-    bounds = np.concatenate([weights, np.where(moving, weight / scale, 1.0)])
-    plain = DualPolytope(normals, bounds, scale, weights, float(weight), _tables(normals, bounds))
-    return _listed(plain) if k <= _LISTED_DIMENSION else plain
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    return lengths, (matrix / lengths).T
 
 
-def _tables(normals: Floats, bounds: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _constraints(
+    normals: Floats, centres: Floats, bounds: Floats, lengths: Floats, weights: Floats, weight: float, *, has_top: bool
+) -> Constraints:
+    # What does not depend on p holds for all of the polytope, or there is none.
+    constant = ~normals.any(axis=1)
+    interior, margin = np.zeros(normals.shape[1]), 1.0
+    if (np.abs(centres[constant]) > bounds[constant]).any():
+        margin = -1.0
+    centres = np.where(constant, 0.0, centres)
+    if margin > 0 and centres.any():
+        interior, margin = _interior(normals, centres, bounds)
+    if margin < 0:
+        raise UnboundedTransportError(
+            "The reward grows faster than the ℓ1 cost in some direction, so that no move is best.",
+            ways_out=["Raise the weight λ of closeness."],
+        )
+    columns = len(bounds) - len(lengths)
+    return Constraints(normals, centres, bounds, columns, lengths, weights, weight, has_top, interior, margin)
+
+
+def _interior(normals: Floats, centres: Floats, bounds: Floats) -> tuple[Floats, float]:
+    """The point that is farthest from all bounds, relative to these, and how far; negative where there is none."""
+    from scipy.optimize import linprog
+
+    k = normals.shape[1]
+    above = np.column_stack([normals / bounds[:, None], np.ones(len(bounds))])
+    below = np.column_stack([-normals / bounds[:, None], np.ones(len(bounds))])
+    middle = centres / bounds
+    answer = linprog(
+        -np.eye(1, k + 1, k)[0],
+        A_ub=np.vstack([above, below]),
+        b_ub=np.concatenate([1.0 + middle, 1.0 - middle]),
+        bounds=[(None, None)] * (k + 1),
+        method="highs",
+    )
+    if answer.x is None:
+        return np.zeros(k), -1.0
+    # Judged by the point that was found: the answer is within the solver's tolerance only.
+    margin = float(np.min(1.0 - np.abs(normals @ answer.x[:k] - centres) / bounds))
+    return np.asarray(answer.x[:k]), max(margin, 0.0) if margin > -_FLAT else margin
+
+
+def _tables(constraints: Constraints) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Normals as (chunks, k, _CHUNK) and bounds as (chunks, _CHUNK), padded by what is never violated."""
+    normals, centres, bounds = constraints.normals, constraints.centres, constraints.bounds
+    if centres.any():
+        normals = np.column_stack([normals, -centres])
     count, k = normals.shape
     chunks, padded = -(-count // _CHUNK), -(-k // _UNROLLED) * _UNROLLED
     table = np.zeros((chunks * _CHUNK, padded), dtype=np.float32)
@@ -134,146 +265,165 @@ def _tables(normals: Floats, bounds: Floats) -> tuple[NDArray[np.float32], NDArr
     return by_chunk, limits.reshape(chunks, _CHUNK)
 
 
-def _listed(plain: DualPolytope) -> DualPolytope:
-    """The polytope with its vertices, from the convex hull of the normals over their bounds, or as it is."""
+def _listed(constraints: Constraints) -> Listed | None:
+    """The vertices where all centres are 0, from the convex hull of the normals over their bounds; None if it fails."""
     from scipy.spatial import ConvexHull, QhullError
 
-    k = plain.dimension
-    kept = np.flatnonzero(plain.normals.any(axis=1))
-    polar = plain.normals[kept] / plain.bounds[kept, None]
+    normals, bounds = constraints.normals, constraints.bounds
+    k = normals.shape[1]
+    kept = np.flatnonzero(normals.any(axis=1))
+    polar = normals[kept] / bounds[kept, None]
     if k == 1:
         active = kept[np.argmax(np.abs(polar))]
         facets = np.array([[active]])
-        signs = np.sign(plain.normals[facets][..., 0])
+        signs = np.sign(normals[facets][..., 0])
     else:
         try:
             # Facets of more than k points are cut into simplices: the bases of a degenerate vertex.
             hull = ConvexHull(np.concatenate([polar, -polar]), qhull_options="Qt")
         except QhullError:
-            return plain
+            return None
         facets = kept[hull.simplices % len(kept)]
         signs = np.where(hull.simplices < len(kept), 1.0, -1.0)
-    matrices = plain.normals[facets]
+    matrices = normals[facets]
     sound = np.linalg.cond(matrices) < 1 / np.sqrt(_EPS)
     facets, sides = facets[sound], signs[sound]
     inverses = np.linalg.inv(matrices[sound])
-    vertices = (inverses @ (sides * plain.bounds[facets])[..., None])[..., 0]
+    vertices = (inverses @ (sides * bounds[facets])[..., None])[..., 0]
     # Of ±p the one on a generic side, with a margin that keeps both where rounding could drop both.
     half = vertices @ np.cos(np.arange(1.0, k + 1.0)) > -1e-9 * np.abs(vertices).max(axis=1, initial=0.0)
     vertices, facets, sides, inverses = vertices[half], facets[half], sides[half], inverses[half]
     if not 0 < len(vertices) <= _LARGEST_LIST:
-        return plain
+        return None
     excess = np.zeros(len(vertices))
-    for first in range(0, len(plain.normals), _LARGEST_LIST):
+    for first in range(0, len(normals), _LARGEST_LIST):
         part = slice(first, first + _LARGEST_LIST)
-        normals, limits = plain.normals[part], plain.bounds[part]
-        rounding = (k + 2) * _EPS * (np.abs(vertices) @ np.abs(normals).T)
-        slack = np.abs(vertices @ normals.T) + rounding - limits
+        block, limits = normals[part], bounds[part]
+        rounding = (k + 2) * _EPS * (np.abs(vertices) @ np.abs(block).T)
+        slack = np.abs(vertices @ block.T) + rounding - limits
         np.maximum(excess, (slack / limits).max(axis=1), out=excess)
     if excess.max() > 1e-9:
-        return plain
-    return replace(plain, vertices=vertices, bases=facets, sides=sides, inverses=inverses, excess=excess)
+        return None
+    return Listed(np.ascontiguousarray(vertices.T), facets.astype(np.int64), sides, inverses, excess)
 
 
 def solve_over_polytope(polytope: DualPolytope, residuals: Floats) -> SparseMoves:
-    """Move each row by the least of Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁.
+    """Move each row by the least of Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁, or of t·max_j (s_j + (Aδ)_j) + λ‖δ‖₁.
 
     Arguments:
         polytope: what all rows share.
-        residuals: s = Ax − t of the rows, (n, k), float64.
+        residuals: s = Ax − t of the rows, or Ax + b, (n, k), float64.
 
     Returns:
         the moves, each with its certificate.
 
     Example:
-        >>> polytope = dual_polytope(np.array([[2.0, 1.0]]), np.ones(1), 0.5)
+        >>> polytope = absolute_polytope(np.array([[2.0, 1.0]]), np.ones(1), 0.5)
         >>> moves = solve_over_polytope(polytope, np.array([[3.0], [-1.0]]))
         >>> moves.coordinates.ravel(), moves.amounts.ravel(), moves.value
         (array([0, 0]), array([-1.5,  0.5]), array([0.75, 0.25]))
     """
+    constraints = polytope.constraints
     residuals = np.ascontiguousarray(residuals, dtype=np.float64)
+    base = np.zeros(len(residuals))
+    if constraints.has_top:
+        base = constraints.weights[0] * residuals[:, -1]
+        residuals = np.ascontiguousarray(residuals[:, :-1] - residuals[:, -1:])
     rows, k = residuals.shape
     coordinates, amounts = np.zeros((rows, k), dtype=np.int64), np.zeros((rows, k))
     value, gap = np.empty((2, rows))
     todo = np.ones(rows, dtype=np.bool_)
-    shared = polytope.normals, polytope.bounds, polytope.lengths, polytope.weights, polytope.weight
     answers = coordinates, amounts, value, gap, todo
-    if polytope.vertices is not None:
-        columns = np.ascontiguousarray(polytope.vertices.T)
-        _look_up(
-            residuals, *shared, columns, polytope.bases, polytope.sides, polytope.inverses, polytope.excess, *answers
-        )
+    if polytope.listed is not None:
+        _look_up(residuals, base, constraints, polytope.listed, *answers)
     # Where a vertex's bases do not settle a row, pivots do.
-    _pivot(residuals, *shared, *polytope.tables, *answers)
+    _pivot(residuals, base, constraints, *polytope.tables, *answers)
     gap[todo] = np.where(np.isfinite(gap[todo]), gap[todo], np.inf)
     return SparseMoves(coordinates, amounts, value, gap, todo)
 
 
-def seconds_per_row(dimension: int, ambient: int) -> float:
-    """Predicted time of a row on one core, for k rows of A with d columns, measured on Gaussian matrices."""
-    if dimension <= _LISTED_DIMENSION:
-        return 5e-8 + 1e-8 * dimension**2
-    pivots = 1.3 * dimension
-    return pivots * (2e-7 + 1e-10 * dimension * (ambient + 3 * dimension))
+def seconds_per_row(dimension: int, ambient: int, *, has_top: bool = False) -> float:
+    """Predicted time of a row on one core, for k rows of A with d columns, measured on Gaussian matrices.
+
+    Arguments:
+        dimension: k.
+        ambient: d.
+        has_top: whether the reward is a largest piece, not absolute values.
+    """
+    if dimension <= _LISTED_DIMENSION and not has_top:
+        return 8e-8 + 1e-8 * dimension**2
+    padded = -(-dimension // _UNROLLED) * _UNROLLED
+    return float(2.2e-7 * dimension**1.08 * (1.0 + 8.4e-4 * (ambient + dimension) * padded))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _record(s, normals, lengths, weights, weight, basis, multipliers, vertex, excess, coordinates, amounts):  # type: ignore[no-untyped-def]
+def _scale(s, base, constraints):  # type: ignore[no-untyped-def]
+    """What the terms of a row's objective amount to."""
+    size = abs(base)
+    for j in range(s.size):
+        size += constraints.weights[j] * abs(s[j])
+    return size
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinates, amounts):  # type: ignore[no-untyped-def]
     """Write the move of a basis, and return what it attains and its gap to a vertex that is `excess` outside."""
     k = s.size
     rest = s.copy()
-    cost = terms = 0.0
+    cost, terms = base, 2.0 * abs(base) + _scale(s, base, constraints)
     for j in range(k):
         coordinates[j], amounts[j] = 0, 0.0
-        if basis[j] >= k and multipliers[j] != 0.0:
-            column = basis[j] - k
-            coordinates[j], amounts[j] = column, -multipliers[j] / lengths[column]
-            cost += weight * abs(amounts[j])
+        column = basis[j] - constraints.columns
+        if column >= 0 and multipliers[j] != 0.0:
+            coordinates[j], amounts[j] = column, -multipliers[j] / constraints.lengths[column]
+            shift = multipliers[j] * constraints.centres[basis[j]]
+            cost += constraints.weight * abs(amounts[j]) + shift
+            terms += constraints.weight * abs(amounts[j]) + abs(shift)
             for i in range(k):
-                part = normals[basis[j], i] * multipliers[j]
+                part = constraints.normals[basis[j], i] * multipliers[j]
                 rest[i] -= part
-                terms += weights[i] * abs(part)
-    dual = size = 0.0
+                terms += constraints.weights[i] * abs(part)
+    if constraints.has_top:
+        cost += constraints.weights[0] * max(rest.max(), 0.0)
+    else:
+        for j in range(k):
+            cost += constraints.weights[j] * abs(rest[j])
+    # So far from p towards the interior, every bound holds.
+    share = excess / (excess + constraints.margin) if excess > 0.0 else 0.0
+    bound, size = base, 0.0
     for j in range(k):
-        cost += weights[j] * abs(rest[j])
-        terms += weights[j] * abs(s[j])
-        dual += vertex[j] * s[j]
-        size += abs(vertex[j] * s[j])
-    # The polytope holds 0, so a vertex outside by a factor of 1 + e is inside after division by it.
-    bound = dual / (1.0 + excess) - (k + 2) * _EPS * size
-    return cost, max(cost - bound, 0.0) + (k + 4) * _EPS * (terms + cost)
+        bound += ((1.0 - share) * vertex[j] + share * constraints.interior[j]) * s[j]
+        size += (abs(vertex[j]) + abs(constraints.interior[j])) * abs(s[j])
+    return cost, max(cost - bound, 0.0) + (k + 4) * _EPS * (terms + size)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _look_up(  # type: ignore[no-untyped-def]
-    residuals, normals, bounds, lengths, weights, weight, columns, bases, sides, inverses, excess,
-    coordinates, amounts, value, gap, todo,
-):  # fmt: skip
+def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, gap, todo):  # type: ignore[no-untyped-def]
     """Take the best vertex for each row, and of its bases one whose multipliers have the right signs."""
-    k, count = columns.shape
+    k, count = listed.vertices.shape
     heights = np.empty(count)
     multipliers, trial, vertex = np.empty(k), np.empty(k), np.empty(k)
     for row in range(residuals.shape[0]):
         s = residuals[row]
-        size = 0.0
-        for j in range(k):
-            size += weights[j] * abs(s[j])
-        best = _heights(columns, s, heights)
+        size = _scale(s, base[row], constraints)
+        if not np.isfinite(size):
+            continue
+        best = _heights(listed.vertices, s, heights)
         top = abs(heights[best])
-        least = _multipliers(inverses[best], sides[best], heights[best], s, multipliers)
+        least = _multipliers(listed.inverses[best], listed.sides[best], heights[best], s, multipliers)
         if least < 0.0:
             # Another basis of the same vertex, or of one that rounding does not tell from it.
             for other in range(count):
                 if abs(heights[other]) >= top * (1.0 - 1e-9):
-                    found = _multipliers(inverses[other], sides[other], heights[other], s, trial)
+                    found = _multipliers(listed.inverses[other], listed.sides[other], heights[other], s, trial)
                     if found > least:
                         least, best = found, other
                         multipliers[:] = trial
         sign = 1.0 if heights[best] >= 0.0 else -1.0
         for j in range(k):
-            vertex[j] = sign * columns[j, best]
+            vertex[j] = sign * listed.vertices[j, best]
         value[row], gap[row] = _record(
-            s, normals, lengths, weights, weight, bases[best], multipliers, vertex, excess[best],
+            s, base[row], constraints, listed.bases[best], multipliers, vertex, listed.excess[best],
             coordinates[row], amounts[row],
         )  # fmt: skip
         todo[row] = not gap[row] <= _SETTLED * size
@@ -319,14 +469,15 @@ def _multipliers(inverse, side, height, s, multipliers):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _pivot(  # type: ignore[no-untyped-def]
-    residuals, normals, bounds, lengths, weights, weight, table, limits, coordinates, amounts, value, gap, todo
-):
+def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, value, gap, todo):  # type: ignore[no-untyped-def]
     """Run the dual simplex method on the rows to do; those that it finishes are done."""
-    k = normals.shape[1]
+    k = residuals.shape[1]
     single = np.zeros(table.shape[1], dtype=np.float32)
+    if single.size > k:
+        single[k] = 1.0
     prices = np.empty(limits.shape, dtype=np.float32)
     keys = prices.view(np.int32)
+    farthest = np.abs(constraints.centres).max()
     # Vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others.
     inverse = np.empty((k, k))
     vertex, multipliers, sides, entering, ratios = np.empty((5, k))
@@ -336,9 +487,7 @@ def _pivot(  # type: ignore[no-untyped-def]
         if not todo[row]:
             continue
         s = residuals[row]
-        size = 0.0
-        for j in range(k):
-            size += weights[j] * abs(s[j])
+        size = _scale(s, base[row], constraints)
         if not np.isfinite(size):
             value[row] = gap[row] = np.nan
             continue
@@ -346,7 +495,7 @@ def _pivot(  # type: ignore[no-untyped-def]
         for j in range(k):
             inverse[j, j] = 1.0
             basis[j], multipliers[j], sides[j] = j, s[j], (1.0 if s[j] >= 0.0 else -1.0)
-            vertex[j] = sides[j] * bounds[j]
+            vertex[j] = constraints.centres[j] + sides[j] * constraints.bounds[j]
         refreshed = 0
         for turn in range(2 * patience):
             cautious = turn >= patience
@@ -354,59 +503,62 @@ def _pivot(  # type: ignore[no-untyped-def]
             for j in range(k):
                 single[j] = vertex[j]
                 length += vertex[j] * vertex[j]
-            # The normals and p in float32, and their product: rounding, as the normals have length 1.
-            rounding = (k + 8) * _SINGLE_EPS * math.sqrt(length)
+            # The normals, centres and p in float32, and their product: rounding, as the normals have length 1.
+            rounding = (k + 9) * _SINGLE_EPS * (math.sqrt(length) + farthest)
             violation, q = _price(table, limits, single, prices, keys)
             if violation <= rounding or cautious:
-                q, excess = _price_exactly(normals, bounds, vertex, prices, rounding, cautious)
+                q, excess = _price_exactly(constraints, vertex, prices, rounding, cautious)
             if q >= 0:
                 if not _exchange(
-                    q, normals, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
+                    q, constraints, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
                 ):
                     break
                 continue
             value[row], gap[row] = _record(
-                s, normals, lengths, weights, weight, basis, multipliers, vertex, excess, coordinates[row], amounts[row]
+                s, base[row], constraints, basis, multipliers, vertex, excess, coordinates[row], amounts[row]
             )
             if gap[row] <= _SETTLED * size or refreshed == 2:
                 todo[row] = False
                 break
             refreshed += 1
-            _refresh(s, normals, bounds, basis, sides, multipliers, inverse, vertex)
+            _refresh(s, constraints, basis, sides, multipliers, inverse, vertex)
         if todo[row]:
-            value[row], gap[row] = size, np.inf
+            value[row], gap[row] = np.nan, np.inf
             coordinates[row], amounts[row] = 0, 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _exchange(q, normals, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
+def _exchange(q, constraints, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
     """Let a violated constraint enter the basis; False where none can leave."""
     k = vertex.size
-    normal = normals[q]
-    inside = 0.0
+    normal, centre, bound = constraints.normals[q], constraints.centres[q], constraints.bounds[q]
+    away = -centre
     for j in range(k):
-        inside += normal[j] * vertex[j]
-    sign = 1.0 if inside > 0.0 else -1.0
+        away += normal[j] * vertex[j]
+    sign = 1.0 if away > 0.0 else -1.0
     for j in range(k):
         total = 0.0
         for i in range(k):
             total += inverse[j, i] * normal[i]
         entering[j] = sign * total
-    leaving, step = _ratio_test(entering, multipliers, sides, basis, bounds, abs(inside) - bounds[q], ratios, cautious)
+    leaving, step = _ratio_test(
+        entering, multipliers, sides, basis, constraints.bounds, abs(away) - bound, ratios, cautious
+    )
     if leaving < 0:
         return False
     pivot = inverse[leaving]
     scale = 1.0 / entering[leaving]
-    level = bounds[q]
+    level = bound + sign * centre
     for i in range(k):
         pivot[i] *= scale
         vertex[i] = level * pivot[i]
     for j in range(k):
         if j != leaving:
-            line, share, side = inverse[j], entering[j], sides[j] * bounds[basis[j]]
+            line, share = inverse[j], entering[j]
+            level = constraints.centres[basis[j]] + sides[j] * constraints.bounds[basis[j]]
             for i in range(k):
                 line[i] -= share * pivot[i]
-                vertex[i] += side * line[i]
+                vertex[i] += level * line[i]
             multipliers[j] -= step * share
     for i in range(k):
         pivot[i] *= sign
@@ -415,11 +567,11 @@ def _exchange(q, normals, bounds, basis, sides, multipliers, inverse, vertex, en
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _refresh(s, normals, bounds, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
+def _refresh(s, constraints, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
     """Invert the basis anew, where rounding has gathered in its inverse."""
     k = s.size
     for j in range(k):
-        inverse[j] = normals[basis[j]]
+        inverse[j] = constraints.normals[basis[j]]
     inverse[:] = np.linalg.inv(inverse).T
     vertex[:] = 0.0
     for j in range(k):
@@ -429,8 +581,9 @@ def _refresh(s, normals, bounds, basis, sides, multipliers, inverse, vertex):  #
         multipliers[j] = total
         # A multiplier of the wrong sign belongs to the other bound.
         sides[j] = sides[j] if total == 0.0 else np.sign(total)
+        level = constraints.centres[basis[j]] + sides[j] * constraints.bounds[basis[j]]
         for i in range(k):
-            vertex[i] += sides[j] * bounds[basis[j]] * inverse[j, i]
+            vertex[i] += level * inverse[j, i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -494,7 +647,7 @@ def _price(table, limits, vertex, prices, keys):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _price_exactly(normals, bounds, vertex, prices, margin, first):  # type: ignore[no-untyped-def]
+def _price_exactly(constraints, vertex, prices, margin, first):  # type: ignore[no-untyped-def]
     """The constraint violated most, or first, beyond rounding, −1 where none is; and the largest relative excess.
 
     Prices in float32 that are below −margin prove their constraints.
@@ -502,17 +655,18 @@ def _price_exactly(normals, bounds, vertex, prices, margin, first):  # type: ign
     k = vertex.size
     flat = prices.ravel()
     worst, excess, where = 0.0, 0.0, -1
-    for c in range(normals.shape[0]):
+    for c in range(constraints.bounds.size):
         if flat[c] < -margin:
             continue
-        inside = size = 0.0
+        away = -constraints.centres[c]
+        size = abs(away)
         for j in range(k):
-            part = normals[c, j] * vertex[j]
-            inside += part
+            part = constraints.normals[c, j] * vertex[j]
+            away += part
             size += abs(part)
         rounding = (k + 2) * _EPS * size
-        violation = abs(inside) - bounds[c]
-        excess = max(excess, (violation + rounding) / bounds[c])
+        violation = abs(away) - constraints.bounds[c]
+        excess = max(excess, (violation + rounding) / constraints.bounds[c])
         if violation > 16.0 * rounding and violation > worst and not (first and where >= 0):
             worst, where = violation, c
     return where, excess

@@ -5,14 +5,28 @@ Recognition is numpy's work, so that a bid costs no import of numba.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSolution, Refusal
+from alignkit.citations import Citation
+from alignkit.contracts import (
+    Bid,
+    Floats,
+    Guarantee,
+    Progress,
+    ProxProblem,
+    ProxSolution,
+    Refusal,
+    UpdatableProxSession,
+)
 from alignkit.expressions.splitting import split
 from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
+from alignkit.transport.chains import total_variation_form
+from alignkit_numba.chain_session import TAUT_STRING, ChainSession, chain_seconds
 from alignkit_numba.methods import Kernel, method_of
+from alignkit_numba.polytope_session import DUAL_SIMPLEX, PolytopeSession, sparse_form
 
 __all__ = ["NumbaProxSolver", "NumbaSession"]
 
@@ -26,7 +40,8 @@ class NumbaProxSolver:
     """Proximal maps by compiled kernels on one core, eight rows in lanes, with a rigorous gap for every row.
 
     It takes f whose concave part is a sum of `log_sum_exp huber logistic` of affine arguments, or one of
-    `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, and quadratic summands that λ dominates.
+    `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, and quadratic summands that λ dominates; total
+    variation along a chain of coordinates; and under the ℓ1 cost sums of absolute values.
 
     Example:
         ```python
@@ -36,28 +51,70 @@ class NumbaProxSolver:
     """
 
     name = "numba"
+    takes_displacements = True
 
     def bid(self, problem: ProxProblem) -> Bid | Refusal:
         """Offer a compiled kernel, or say which rule excludes the problem."""
-        form = _form(problem)
-        if isinstance(form, Uncanonical):
-            return Refusal(self.name, form.reason)
-        method = method_of(form)
-        seconds = _SECONDS_TO_OPEN + problem.rows * method.seconds_per_row(form)
-        return Bid(self.name, method.name, Guarantee.CERTIFIED, seconds, citations=method.citations)
+        offer = _offer(problem)
+        if isinstance(offer, Uncanonical):
+            return Refusal(self.name, offer.reason)
+        seconds = _SECONDS_TO_OPEN + problem.rows * offer.seconds_per_row
+        return Bid(self.name, offer.name, Guarantee.CERTIFIED, seconds, citations=offer.citations)
 
-    def open(self, problem: ProxProblem) -> NumbaSession:
+    def open(self, problem: ProxProblem) -> UpdatableProxSession:
         """Load the kernel from disk, where an earlier run has compiled it, else compile it.
 
         Raises:
             ValueError: the problem is one that `bid` refuses.
         """
-        form = _form(problem)
-        if isinstance(form, Uncanonical):
-            raise ValueError(f"The numba backend refuses this problem: {form.reason}.")
-        session = NumbaSession(_Opened.of(problem, form))
-        session.solve(np.empty((0, form.dimension)))
+        offer = _offer(problem)
+        if isinstance(offer, Uncanonical):
+            raise ValueError(f"The numba backend refuses this problem: {offer.reason}.")
+        session = offer.open()
+        session.solve(np.empty((0, problem.dimension)))
         return session
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A way to solve a problem.
+
+    Arguments:
+        name: in a few words.
+        seconds_per_row: predicted.
+        citations: its papers.
+        open: makes a session of it.
+    """
+
+    name: str
+    seconds_per_row: float
+    citations: tuple[Citation, ...]
+    open: Callable[[], UpdatableProxSession]
+
+
+def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
+    """The way to solve a problem, or why there is none."""
+    if problem.device not in ("auto", "cpu"):
+        return Uncanonical(f"it runs on the CPU alone, not on {problem.device}")
+    if problem.displacement is not None:
+        sparse = sparse_form(problem)
+        if isinstance(sparse, str):
+            return Uncanonical(sparse)
+        name = "dual simplex over a polytope that all rows share"
+        return _Offer(name, sparse.seconds_per_row, (DUAL_SIMPLEX,), lambda: PolytopeSession(sparse))
+    chain = total_variation_form(problem)
+    if chain is not None:
+        return _Offer("taut string", chain_seconds(chain), (TAUT_STRING,), lambda: ChainSession(chain))
+    form = _form(problem)
+    if isinstance(form, Uncanonical):
+        return form
+    method = method_of(form)
+    return _Offer(
+        method.name,
+        method.seconds_per_row(form),
+        method.citations,
+        lambda: NumbaSession(_Opened.of(problem, form)),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +175,8 @@ class NumbaSession:
         Returns:
             True; False where the problem is one that the backend refuses.
         """
-        form = _form(problem)
-        if isinstance(form, Uncanonical):
+        form = _form(problem) if problem.displacement is None else None
+        if not isinstance(form, ProximalForm):
             return False
         self._opened = _Opened.of(problem, form)
         return True
@@ -163,10 +220,6 @@ class NumbaSession:
 
 def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:
     """The canonical form where a kernel takes it, or why none does."""
-    if problem.displacement is not None:
-        return Uncanonical("its penalty is not the squared distance")
-    if problem.device not in ("auto", "cpu"):
-        return Uncanonical(f"it runs on the CPU alone, not on {problem.device}")
     form = canonical_form(problem)
     if isinstance(form, Uncanonical):
         return form

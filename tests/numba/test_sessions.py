@@ -6,6 +6,7 @@ import pytest
 
 import alignkit as ak
 from alignkit.compiler.composition import compose
+from alignkit.errors import UnboundedTransportError
 from alignkit.transport.chains import total_variation_form
 from alignkit.transport.reduction import TransportMap, reduce_transport
 from alignkit_numba.chain_session import ChainSession
@@ -56,6 +57,28 @@ def test_sparse_moves_in_full_dimension(weight, count):
         )
         assert found == pytest.approx(best, abs=1e-7)
         assert gap <= 1e-10 * max(1.0, abs(best))
+
+
+@pytest.mark.parametrize("weight", [2.5, 6.0])
+def test_sparse_moves_to_the_least_of_affine_pieces(weight):
+    random = np.random.default_rng(1)
+    slopes, offsets, h = random.normal(size=(5, D)), random.normal(size=5), 0.1 * random.normal(size=D)
+    x, cost = ak.Variable(D), ak.costs.L1()
+    composition = compose(2.0 * ak.min(slopes @ x + offsets) + ak.inner(h, x))
+    form = sparse_form(reduce_transport(composition, weight, cost=cost, rows=ROWS))
+    assert isinstance(form, SparseForm)
+    moved = TransportMap(composition, weight, PolytopeSession(form), cost=cost).apply(X)
+    for row, found, gap in zip(X, moved.objective, moved.gap, strict=True):
+        best = _optimum(lambda y: 2.0 * cp.min(slopes @ y + offsets) + h @ y, lambda step: weight * cp.norm1(step), row)
+        assert found == pytest.approx(best, abs=1e-7)
+        assert gap <= 1e-10 * max(1.0, abs(best))
+
+
+def test_pieces_that_outgrow_the_cost_are_unbounded():
+    slopes = 10.0 + np.random.default_rng(1).random((3, D))
+    problem = reduce_transport(compose(ak.min(slopes @ ak.Variable(D))), 1.0, cost=ak.costs.L1(), rows=ROWS)
+    with pytest.raises(UnboundedTransportError):
+        PolytopeSession(sparse_form(problem))
 
 
 def test_sparse_moves_where_every_entry_is_seen():
