@@ -112,17 +112,14 @@ class CanonicalProx:
         entry_error = unit * (y_size * form.row_norms + form.offset.abs())
         if self.smooth is not None:
             value, dual = self.smooth.value_and_gradient(entries)
-            gap = torch.zeros_like(value)
-            dual_error = form.norm * torch.linalg.vector_norm(self.smooth.gradient_error(dual, entry_error), dim=1)
+            gap = self.smooth.gap_error(entries, dual, entry_error)
         else:
             assert self.kinked is not None
             value = self.kinked.value(entries)
-            gap = self.kinked.gap(entries, dual) + self.kinked.gap_error(entry_error)
-            dual_error = torch.zeros_like(gap)
+            gap = self.kinked.gap(entries, dual) + self.kinked.gap_error(entries, dual, entry_error)
         residual = torch.linalg.vector_norm(rows.strength * (y - rows.centres) + dual @ form.matrix, dim=1)
-        error = dual_error + unit * (
-            strength * (y_size.squeeze(1) + rounding) + form.size * torch.linalg.vector_norm(dual, dim=1)
-        )
+        dual_size = torch.linalg.vector_norm(dual, dim=1)
+        error = unit * (strength * (y_size.squeeze(1) + rounding) + form.size * dual_size)
         gap = gap + (residual + error).square() / (2.0 * strength)
         # What is reported as f(z) was evaluated in float64.
         linear = z @ self.vector

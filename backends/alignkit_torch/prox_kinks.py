@@ -29,7 +29,7 @@ class KinkedBlock(ABC):
         """φ(a) + φ*(p) − ⟨p, a⟩ for p in P, (n,), as a sum of what is nonnegative."""
 
     @abstractmethod
-    def gap_error(self, entry_error: torch.Tensor) -> torch.Tensor:
+    def gap_error(self, entries: torch.Tensor, dual: torch.Tensor, entry_error: torch.Tensor) -> torch.Tensor:
         """How far `gap` may be off where the entries are off by at most `entry_error`, (n, m); (n,)."""
 
     @abstractmethod
@@ -98,8 +98,12 @@ class _Box(KinkedBlock):
     def gap(self, entries: torch.Tensor, dual: torch.Tensor) -> torch.Tensor:
         return (self.weights * entries.abs() - dual * entries).sum(dim=1)
 
-    def gap_error(self, entry_error: torch.Tensor) -> torch.Tensor:
-        return 2.0 * (entry_error @ self.weights)
+    def gap_error(self, entries: torch.Tensor, dual: torch.Tensor, entry_error: torch.Tensor) -> torch.Tensor:
+        # On one side of its kink an entry counts with w ∓ p, which is 0 at the bound.
+        slope = torch.where(
+            entries.abs() > entry_error, self.weights - dual * entries.sign(), self.weights + dual.abs()
+        )
+        return (slope * entry_error).sum(dim=1)
 
     def project(self, dual: torch.Tensor) -> torch.Tensor:
         return torch.minimum(torch.maximum(dual, -self.weights), self.weights)
@@ -155,7 +159,7 @@ class _Simplex(KinkedBlock):
     def gap(self, entries: torch.Tensor, dual: torch.Tensor) -> torch.Tensor:
         return ((entries.amax(dim=1, keepdim=True) - entries) * dual).sum(dim=1)
 
-    def gap_error(self, entry_error: torch.Tensor) -> torch.Tensor:
+    def gap_error(self, entries: torch.Tensor, dual: torch.Tensor, entry_error: torch.Tensor) -> torch.Tensor:
         return 2.0 * self.weight * entry_error.amax(dim=1)
 
     def project(self, dual: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ __all__ = ["SmoothSolver"]
 _ITERATIONS = 200
 #: Rows that are not done after so many steps are heated.
 _PATIENCE = 12
-#: A temperature is left once the gap is below this part of τ·variation, for this part of τ.
+#: A temperature is left once the gap is below this part of τ·drift, for this part of it.
 _LOOSE = 0.3
 _COOLING = 0.25
 #: A row leaves the batch once its gap is below this part of what was asked for.
@@ -57,7 +57,7 @@ class SmoothSolver:
         direct = form.matrix.shape[1] <= DIRECT_DIMENSION
         self.normal = NormalMatrix(form.matrix) if direct else None
         #: The temperature at which φ_τ bends no more than the penalty, for κ = 1.
-        self.heat = blocks.variation * float(form.row_norms.square().max()) if blocks.variation else 0.0
+        self.heat = blocks.bend * form.norm**2
 
     @property
     def row_bytes(self) -> int:
@@ -70,7 +70,7 @@ class SmoothSolver:
         found = rows.centres.clone()
         state = self._start(rows)
         for iteration in range(_ITERATIONS):
-            if iteration == _PATIENCE and self.heat > 0.0:
+            if iteration == _PATIENCE:
                 state = self._heat_up(state)
             residual = state.rows.strength * (state.y - state.rows.centres) + state.gradient @ self.form.matrix
             minimum = state.rows.proximity(state.y) + state.value
@@ -79,7 +79,6 @@ class SmoothSolver:
             going = gap > target
             if state.temperature is not None:
                 going |= state.temperature.squeeze(1) > 1.0
-            if state.temperature is not None or self.heat == 0.0:
                 going &= ~state.stalled
             chosen = torch.nonzero(going).squeeze(1)
             if len(chosen) < len(gap):
@@ -105,7 +104,7 @@ class SmoothSolver:
         strength = state.rows.strength
         residual = strength * (state.y - state.rows.centres) + state.gradient @ self.form.matrix
         gap = residual.square().sum(dim=1, keepdim=True) / (2.0 * strength)
-        temperature = torch.minimum(gap / self.blocks.variation, self.heat / strength).clamp(min=1.0)
+        temperature = torch.minimum(gap / self.blocks.drift, self.heat / strength).clamp(min=1.0)
         return self._state_at(state.rows, state.places, state.y, temperature, torch.zeros_like(state.stalled))
 
     def _state_at(
@@ -118,10 +117,11 @@ class SmoothSolver:
     def _cool(self, state: _State, gap: torch.Tensor) -> _State:
         """Lower the temperature of the rows that had converged at theirs before the last step."""
         assert state.temperature is not None
-        near = gap[:, None] <= _LOOSE * self.blocks.variation * state.temperature
+        near = (gap[:, None] <= _LOOSE * self.blocks.drift * state.temperature) | state.stalled[:, None]
+        stalled = state.stalled & (state.temperature.squeeze(1) <= 1.0)
         temperature = torch.where(near, (_COOLING * state.temperature).clamp(min=1.0), state.temperature)
         value, gradient = self.blocks.value_and_gradient(state.entries, temperature)
-        return replace(state, value=value, gradient=gradient, temperature=temperature)
+        return replace(state, value=value, gradient=gradient, temperature=temperature, stalled=stalled)
 
     def _advance(self, state: _State, residual: torch.Tensor, target: torch.Tensor) -> _State:
         """One Newton step of every row."""
