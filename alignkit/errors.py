@@ -23,6 +23,9 @@ __all__ = [
     "UnboundedTransportError",
 ]
 
+#: The last way out of what is intractable under KL.
+WITHOUT_BOUND = "problem.solve(heuristic=True): annealed Monte Carlo for any reward, without a bound."
+
 
 class AlignkitError(Exception):
     """Base of all alignkit errors.

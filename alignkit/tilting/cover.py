@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
-from alignkit.errors import IntractableError
+from alignkit.errors import WITHOUT_BOUND, IntractableError
 from alignkit.expressions import Expression
 from alignkit.expressions.growth import Growth
 from alignkit.tilting.covering import solve_covering
-from alignkit.tilting.envelope import Convex, Excess, Mixture, excess
+from alignkit.tilting.envelope import Convex, Excess, excess
 from alignkit.tilting.measures import FiniteMeasure
 
 __all__ = ["COVER_DIMENSION_MAX", "Cover", "cover"]
@@ -74,9 +74,10 @@ _REACH = 4.5
 _MARGIN = 0.15
 # Every tilt at the rim keeps this share of the mass, so that M outgrows exp F along every ray.
 _RIM = 1e-6
+_ROUNDING = 1e-24
 # Larger entries of the program count as this, which makes constraints tighter.
 _LARGEST = 1e4
-# The program is solved to this share of the slack, in the end to the second, and so much of it is given for fewer tilts.
+# The program is solved to the first share of the slack, in the end to the second; the third is given for fewer tilts.
 _PRECISION, _PRECISE, _LIGHT = 0.01, 1e-5, 0.2
 # Standard deviations in whitened coordinates count as at least this where they set the spacing of the net.
 _NARROWEST = 0.3
@@ -192,7 +193,9 @@ class _Program:
         self.effort = effort
         covariance = np.atleast_2d(np.cov(pilot.T)) if len(pilot) > 1 else np.eye(self.k)
         # A box stays a box only when axes are scaled by themselves.
-        scales = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+        variances, sizes = np.diag(covariance), (pilot**2).mean(axis=0)
+        # In a coordinate in which all draws agree, up to rounding, any unit will do.
+        scales = np.sqrt(np.where(variances > _ROUNDING * sizes, variances, 1.0))
         self.root = np.diag(scales) if box is not None else np.linalg.cholesky(covariance + 1e-12 * np.diag(scales**2))
         self.inverse = np.linalg.inv(self.root)
         self.pilot = pilot @ self.inverse.T
@@ -240,7 +243,7 @@ class _Program:
             rounds += 1
             solution = self._weights(net, points, self._margins(points, core), sparse=sparse)
             massive = np.isfinite(solution.log_weights)
-            mixture = Mixture(net.nodes[net.active][massive], solution.log_weights[massive])
+            mixture = FiniteMeasure(net.nodes[net.active][massive], solution.log_weights[massive])
             found = self._excess(mixture, lower, upper, stretch)
             while not math.isfinite(found.at_most) and stretch < (_STRETCHES if self.box is None else 0):
                 stretch += 1
@@ -260,15 +263,12 @@ class _Program:
         if not math.isfinite(found.at_most):
             raise IntractableError(
                 "No mixture of exponentials was proved to bound exp(r/λ) everywhere.",
-                ways_out=[
-                    "Raise the weight λ.",
-                    "problem.solve(heuristic=True): annealed Monte Carlo, without a bound.",
-                ],
+                ways_out=["Raise the weight λ.", WITHOUT_BOUND],
                 expression=str(self.nonlinear),
             )
         return self._cover(mixture, found, rounds, len(points))
 
-    def _excess(self, mixture: Mixture, lower: Floats, upper: Floats, stretch: int) -> Excess:
+    def _excess(self, mixture: FiniteMeasure, lower: Floats, upper: Floats, stretch: int) -> Excess:
         """How far F may exceed log M; on larger boxes the tangents outgrow F sooner on the rays that leave them."""
         reach, centre = _STRETCH**stretch * (upper - lower) / 2, (upper + lower) / 2
         return excess(
@@ -397,7 +397,9 @@ class _Program:
 
     def _spread_out(self, points: Floats, core: tuple[Floats, Floats]) -> Floats:
         """The worst points, none near another."""
-        apart = np.maximum((core[1] - core[0]) / {1: 400, 2: 60, 3: 24}[self.k], np.finfo(np.float64).tiny)
+        widths = core[1] - core[0]
+        # All draws of a law may agree in a coordinate.
+        apart = np.where(widths > 0, widths, 1.0) / {1: 400, 2: 60, 3: 24}[self.k]
         _, first = np.unique(np.floor(points / apart), axis=0, return_index=True)
         return points[np.sort(first)[: self.effort.cuts]]
 
@@ -418,7 +420,7 @@ class _Program:
         with np.errstate(divide="ignore"):
             return _Solution(np.log(masses) + unit - log_z, np.log(found.prices) + unit - target)
 
-    def _cover(self, mixture: Mixture, found: Excess, rounds: int, points: int) -> Cover:
+    def _cover(self, mixture: FiniteMeasure, found: Excess, rounds: int, points: int) -> Cover:
         margin = max(found.at_most, 0.0)
         measure = FiniteMeasure(
             mixture.nodes @ self.inverse,

@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
+from alignkit.tilting.measures import FiniteMeasure
 
-__all__ = ["Convex", "Excess", "Mixture", "excess"]
+__all__ = ["Convex", "Excess", "excess"]
 
 #: Cells looked at in one refinement at most; those left over keep their bounds.
 _CELLS_MAX = 200_000
 _REFINEMENTS = 40
-#: Cells × nodes held at once (64 MB).
-_BLOCK_ENTRIES = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,33 +39,6 @@ class Convex:
 
     value: Callable[[Floats], Floats]
     recession: Callable[[Floats], Floats] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """M(w) = Σ_j exp(b_j + ⟨θ_j, w⟩).
-
-    Arguments:
-        nodes: θ, (j, k).
-        log_weights: b, (j,).
-    """
-
-    nodes: Floats
-    log_weights: Floats
-
-    def at(self, points: Floats) -> tuple[Floats, Floats]:
-        """log M and its gradient at rows w, (n,) and (n, k)."""
-        values, slopes = np.empty(len(points)), np.empty_like(points)
-        step = max(1, _BLOCK_ENTRIES // len(self.nodes))
-        for start in range(0, len(points), step):
-            block = slice(start, start + step)
-            scores = self.log_weights + points[block] @ self.nodes.T
-            top = scores.max(axis=1)
-            shares = np.exp(scores - top[:, None])
-            total = shares.sum(axis=1)
-            values[block] = top + np.log(total)
-            slopes[block] = (shares @ self.nodes) / total[:, None]
-        return values, slopes
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +60,7 @@ class Excess:
 
 def excess(
     function: Convex,
-    mixture: Mixture,
+    mixture: FiniteMeasure,
     lower: Floats,
     upper: Floats,
     *,
@@ -183,7 +155,7 @@ class _Seen:
 
 def _settle(
     function: Convex,
-    mixture: Mixture,
+    mixture: FiniteMeasure,
     cells: _Cells,
     apex: Floats | None,
     seen: _Seen,
@@ -195,7 +167,7 @@ def _settle(
     """Refine cells, or the cones through patches from an apex, until bounds are near: the largest, and their number."""
     worst, count = -np.inf, 0
     for _ in range(_REFINEMENTS):
-        log_m, slopes = mixture.at(cells.centres)
+        log_m, slopes = mixture.log_bound_and_slope(cells.centres)
         seen.add(cells.centres, function.value(cells.centres) - log_m)
         vertices = cells.vertices()
         flat = vertices.reshape(-1, vertices.shape[2])

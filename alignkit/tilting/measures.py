@@ -197,6 +197,17 @@ class FiniteMeasure(TiltMeasure):
             out[block] = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
         return out
 
+    def log_bound_and_slope(self, coordinates: Floats) -> tuple[Floats, Floats]:
+        """log M and its gradient, the mean of θ given w, at rows w, (n, k) to (n,) and (n, k)."""
+        values, slopes = np.empty(coordinates.shape[0]), np.empty_like(coordinates)
+        for block, scores in self._scores(coordinates, 1.0):
+            top = scores.max(axis=1)
+            shares = np.exp(scores - top[:, None])
+            total = shares.sum(axis=1)
+            values[block] = top + np.log(total)
+            slopes[block] = (shares @ self.nodes) / total[:, None]
+        return values, slopes
+
     def draw_tilts(
         self, coordinates: Floats, *, share: float = 1.0, seed: int, stage: int = 0, first_row: int = 0
     ) -> Floats:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from alignkit.contracts import Floats
-from alignkit.errors import IntractableError, ParameterError
+from alignkit.errors import WITHOUT_BOUND, IntractableError, ParameterError
 from alignkit.expressions import Expression, as_expression, vec
 from alignkit.expressions.atoms.norms import NormInf
 from alignkit.expressions.atoms.order import LogSumExp, Max, Maximum, Min, Minimum
@@ -27,6 +27,7 @@ from alignkit.tilting.measures import (
     ProductMeasure,
     TiltMeasure,
 )
+from alignkit.tilting.target import ranges_over
 
 __all__ = ["choose_finite", "choose_measure", "has_finite_measure", "missing_measure"]
 
@@ -72,15 +73,11 @@ class _Tilted:
 
     def cover_seen(self, function: Expression, rows: Floats) -> FiniteMeasure:
         """A cover, over w, of a function of rows @ w, rows (r, k) orthonormal."""
-        seen = None
-        if self.box is not None:
-            ends = rows[:, :, None] * np.stack(self.box, axis=1)
-            seen = ends.min(axis=2).sum(axis=1), ends.max(axis=2).sum(axis=1)
         found = cover(
             function,
             self.weight,
             pilot=self.pilot @ rows.T,
-            box=seen,
+            box=None if self.box is None else ranges_over(rows, self.box),
             log_partition=lambda tilts: self.log_partition(tilts @ rows),
             extension=self.extension,
         ).measure
@@ -113,6 +110,18 @@ class _Parts:
         self.nonlinear = nonlinear
         self.split: Split = split(nonlinear)
         self.k = self.split.dimension
+
+    @classmethod
+    def tractable(cls, nonlinear: Expression, *, bounded: bool) -> _Parts:
+        """The parts of a reward that has a measure; raises IntractableError where it has none."""
+        reason = missing_measure(nonlinear, bounded=bounded)
+        if reason is not None:
+            raise IntractableError(
+                f"No mixture of tilts is known for this reward: {reason}.",
+                ways_out=[WITHOUT_BOUND],
+                expression=str(nonlinear),
+            )
+        return cls(nonlinear)
 
     @cached_property
     def is_quadratic_convex(self) -> bool:
@@ -231,9 +240,7 @@ def choose_measure(
     Raises:
         IntractableError: as `missing_measure` says.
     """
-    parts = _Parts(nonlinear)
-    _require(parts, bounded=box is not None)
-    law = _Tilted(weight, pilot, box, log_partition)
+    parts, law = _Parts.tractable(nonlinear, bounded=box is not None), _Tilted(weight, pilot, box, log_partition)
     if not parts.is_separable:
         return parts.cover_whole(law)
     smooth = parts.smooth_part(weight)
@@ -253,9 +260,7 @@ def choose_finite(
         IntractableError: as `missing_measure` says.
         ParameterError: there are too many tilts to list.
     """
-    parts = _Parts(nonlinear)
-    _require(parts, bounded=box is not None)
-    law = _Tilted(weight, pilot, box, log_partition)
+    parts, law = _Parts.tractable(nonlinear, bounded=box is not None), _Tilted(weight, pilot, box, log_partition)
     if not parts.is_separable:
         return parts.cover_whole(law)
     smooth = parts.smooth_part(weight)
@@ -307,16 +312,6 @@ def _own_measure(parts: _Parts, term: Term, weight: float) -> TiltMeasure | None
     measure = pieces.measure(weight)
     is_short = parts.k > COVER_DIMENSION_MAX or _point_count(measure) <= _POINTS_MAX
     return measure if (measure.is_exact and is_short) or len(row_basis(pieces.slopes)) > COVER_DIMENSION_MAX else None
-
-
-def _require(parts: _Parts, *, bounded: bool) -> None:
-    reason = missing_measure(parts.nonlinear, bounded=bounded)
-    if reason is not None:
-        raise IntractableError(
-            f"No mixture of tilts is known for this reward: {reason}.",
-            ways_out=["problem.solve(heuristic=True): annealed Monte Carlo, without a bound."],
-            expression=str(parts.nonlinear),
-        )
 
 
 # ---- listing

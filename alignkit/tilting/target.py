@@ -5,11 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from alignkit.contracts import Floats, TiltProgram
 from alignkit.expressions import Expression
 
-__all__ = ["TiltTarget"]
+__all__ = ["TiltTarget", "ranges_over"]
+
+
+def ranges_over(rows: Floats, box: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
+    """The least and the largest rows @ x, (r,) each, over a box of x.
+
+    Arguments:
+        rows: (r, d).
+        box: the least and the largest x, (d,) each, or numbers.
+
+    Example:
+        >>> ranges_over(np.array([[1.0, -2.0]]), (0.0, 1.0))
+        (array([-2.]), array([1.]))
+    """
+    ends = rows[:, :, None] * np.stack(box, axis=-1)
+    return ends.min(axis=2).sum(axis=1), ends.max(axis=2).sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +56,7 @@ class TiltTarget:
         """The least and the largest w that p may have, (k,) each; None where the data have no known range."""
         if self.program.base.data_range is None:
             return None
-        ends = self.program.directions[: self.dimension, :, None] * np.asarray(self.program.base.data_range)
-        return ends.min(axis=2).sum(axis=1), ends.max(axis=2).sum(axis=1)
+        return ranges_over(self.program.directions[: self.dimension], self.program.base.data_range)
 
     def coordinates_of(self, features: Floats) -> Floats:
         """w = Qx, (n, k), from what a session's `features` gives, (n, k + l)."""

@@ -54,6 +54,14 @@ class TestBounds:
         total = sum(MEASURES[name].log_bound(W) for name in ("labels", "Gaussian of rank 2", "pieces"))
         np.testing.assert_allclose(MEASURES["product"].log_bound(W), total)
 
+    @pytest.mark.parametrize("name", ["pieces", "cover"])
+    def test_slopes_are_derivatives(self, name):
+        values, slopes = MEASURES[name].log_bound_and_slope(W)
+        np.testing.assert_allclose(values, MEASURES[name].log_bound(W))
+        for axis, step in enumerate(1e-5 * np.eye(3)):
+            rise = MEASURES[name].log_bound(W + step) - MEASURES[name].log_bound(W - step)
+            np.testing.assert_allclose(slopes[:, axis], rise / 2e-5, atol=1e-8)
+
     def test_rows_far_apart_do_not_overflow(self):
         far = 1e4 * W
         assert all(np.isfinite(measure.log_bound(far)).all() for measure in MEASURES.values())
