@@ -29,6 +29,7 @@ class SmoothLoss:
         weights: of each row of B; of a block of a soft maximum all are the block's.
         thresholds: of each block.
         curvature: an upper bound on the largest eigenvalue of BᵀΦ''B.
+        lift: by how much φ_T(a) = T·φ(a/T) may rise, at any a, for each unit by which T falls.
         rounding: the numbers r, t with the rounding of B·∇φ below (r‖y‖ + t)·ε.
     """
 
@@ -41,6 +42,7 @@ class SmoothLoss:
     weights: Floats
     thresholds: Floats
     curvature: float
+    lift: float
     rounding: tuple[float, float]
 
     @staticmethod
@@ -51,7 +53,7 @@ class SmoothLoss:
         rows, rank = matrix.shape
         kinds, thresholds = np.empty(len(form.blocks), np.int64), np.zeros(len(form.blocks))
         weights, bends = np.empty(rows), np.empty(rows)
-        steepest, slip_by_size, slip = 0.0, 0.0, 0.0
+        steepest, slip_by_size, slip, lift = 0.0, 0.0, 0.0, 0.0
         sizes = np.sqrt((matrix**2).sum(axis=1))
         for at, (block, part) in enumerate(form.parts):
             if isinstance(block, SoftMaximum):
@@ -72,6 +74,7 @@ class SmoothLoss:
                     2 * block.threshold,
                 )
                 thresholds[at] = block.threshold
+                lift += float(block.weights.sum()) * block.threshold**2
             steepest += float(slope * block.weights @ sizes[part])
             slip_by_size += float(bends[part] @ sizes[part] ** 2)
             slip += float((bends[part] * sizes[part]) @ np.abs(form.offset[part]))
@@ -90,5 +93,6 @@ class SmoothLoss:
             weights,
             thresholds,
             curvature,
+            lift,
             (length * slip_by_size, length * slip + (rows + 16) * steepest),
         )

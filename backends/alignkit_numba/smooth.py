@@ -49,7 +49,7 @@ __all__ = ["solve_smooth"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: The temperature at which a row begins, over the largest eigenvalue of s·BᵀΦ''B, and what a stage multiplies it by.
-_START, _COOLING = 0.3, 0.2
+_START, _COOLING = 0.1, 0.3
 #: Rows that would begin below the first begin at T = 1, and so do stages below the second.
 _HOT, _NEARLY_ONE = 4.0, 1.5
 #: The next stage begins once half the squared Newton decrement is below this times T.
@@ -95,6 +95,7 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         loss.curvature,
         loss.rounding[0],
         loss.rounding[1],
+        loss.lift,
         slip,
         turned,
         np.ascontiguousarray(scales, dtype=np.float64),
@@ -330,6 +331,7 @@ def _solve(  # type: ignore[no-untyped-def]
     curvature,
     slope_by_size,
     slope_alone,
+    lift,
     slip,
     centres,
     scales,
@@ -450,8 +452,8 @@ def _solve(  # type: ignore[no-untyped-def]
                 change = colder - heat
                 for j in range(k):
                     store(newton, j, fma(change, load(cooling, j), load(newton, j)))
-                # Another objective begins, and its first step is taken as it is.
-                start = select_less(colder, heat, endless, objective)
+                # φ_T falls with T, where there is no Huber loss, and never rises by more than `lift` for each unit of T.
+                start = fma(strength * spread(lift), heat - colder, objective)
                 store(temperature, 0, select_less(none, needs, colder, load(temperature, 0)))
             for j in range(k):
                 store(base, j, select_less(none, needs, load(trial, j), load(base, j)))
