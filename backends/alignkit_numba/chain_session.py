@@ -67,7 +67,11 @@ class ChainSession:
 
     def update(self, problem: ProxProblem) -> bool:
         """Answer another problem from now on, if it is of this kind."""
-        form = total_variation_form(problem) if problem.displacement is None else None
+        form = (
+            total_variation_form(problem)
+            if problem.displacement is None and problem.device in ("auto", "cpu")
+            else None
+        )
         if form is None:
             return False
         self._form = form

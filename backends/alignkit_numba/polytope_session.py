@@ -132,7 +132,7 @@ class PolytopeSession:
 
     def update(self, problem: ProxProblem) -> bool:
         """Answer another problem from now on, if it is of this kind."""
-        form = sparse_form(problem) if problem.displacement is not None else ""
+        form = sparse_form(problem) if problem.displacement is not None and problem.device in ("auto", "cpu") else ""
         if isinstance(form, str):
             return False
         self._prepare(form)

@@ -94,7 +94,7 @@ class _Offer:
 
 def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
     """The way to solve a problem, or why there is none."""
-    if problem.device not in ("auto", "cpu"):
+    if not _runs_on(problem.device):
         return Uncanonical(f"it runs on the CPU alone, not on {problem.device}")
     if problem.displacement is not None:
         sparse = sparse_form(problem)
@@ -175,7 +175,7 @@ class NumbaSession:
         Returns:
             True; False where the problem is one that the backend refuses.
         """
-        form = _form(problem) if problem.displacement is None else None
+        form = _form(problem) if problem.displacement is None and _runs_on(problem.device) else None
         if not isinstance(form, ProximalForm):
             return False
         self._opened = _Opened.of(problem, form)
@@ -216,6 +216,10 @@ class NumbaSession:
                 value += 0.5 * np.einsum("ij,ij->i", maximiser @ opened.hessian, maximiser)
         gap = solved.gap if weights is None else solved.gap / scales
         return ProxSolution(maximiser, gap, solved.unfinished, value)
+
+
+def _runs_on(device: str) -> bool:
+    return device in ("auto", "cpu")
 
 
 def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:
