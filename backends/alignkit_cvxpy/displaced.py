@@ -117,12 +117,14 @@ class DisplacementPenalty:
         return Majorant(atoms.slopes + slopes, rounded_up((atoms.constants, level, -product)))
 
     def _anchored(self, whole: Majorant) -> Majorant:
-        """Each majorant with as much of the anchor as brings it into the ball."""
-        if self.anchor is None:
+        """Each majorant with as much of the anchor as brings it into the ball; without one, no bound beyond it."""
+        if not self.has_edge:
             return whole
-        over, below = self._overshoot(whole.slopes), self._overshoot(self.anchor.slopes)
+        over = self._overshoot(whole.slopes)
+        if self.anchor is None:
+            return replace(whole, constants=np.where(over <= 0.0, whole.constants, np.inf))
         outside = np.maximum(over, 0.0)
-        share = outside / (outside - below)
+        share = outside / (outside - self._overshoot(self.anchor.slopes))
         # Of a majorant that is none nothing is kept.
         share = np.where(np.isfinite(whole.constants) & np.isfinite(share), share, 1.0)
         kept = np.where(share < 1.0, whole.constants, 0.0)

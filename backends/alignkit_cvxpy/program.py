@@ -91,6 +91,9 @@ class Answer:
 class BlockProgram:
     """Minimise Σ_rows −f(v + u) + (λ/2)‖u‖² over b rows at once, or Σ_rows −f(v + Rδ) − ⟨g, δ⟩ + λ·h(δ).
 
+    Clarabel solves all of them. At its tolerances OSQP and SCS took 3 to 60 times as long on every linear program tried
+    (k = 2 to 8, ℓ1 and ℓ∞ costs, m = 6 to 784), and HiGHS from half to three times as long.
+
     Arguments:
         block: rows and numbers to compile for.
         fixed: compile for these numbers alone, in less time and memory.

@@ -137,6 +137,18 @@ def test_where_every_direction_is_seen_the_displacement_is_the_step(name, reward
     np.testing.assert_array_equal(solution.maximiser, points + solution.displacement)
 
 
+@pytest.mark.parametrize("reward", [ak.sum(ak.log(w)), 2.0 * ak.sum(ak.sqrt(w)) - ak.norm1(w), ak.sum(ak.entr(w))])
+@pytest.mark.parametrize("name", COSTS)
+def test_rows_outside_the_domain_are_moved_into_it_and_certified(name, reward):
+    problem = problem_of(reward, COSTS[name], 5.0)
+    points = -10.0 * np.abs(RNG.standard_normal((6, K)))
+    assert np.isneginf(objective(problem, points, np.zeros((6, SIZE)))).all()
+    solution = CvxpyProxSolver().open(problem).solve(points)
+    best = objective(problem, points, solution.displacement)
+    assert np.isfinite(best).all() and not solution.unfinished.any()
+    assert (solution.gap <= 1e-6 * np.maximum(1.0, np.abs(best))).all()
+
+
 @pytest.mark.parametrize("name", ["ℓ1", "ℓ_1.5", "elastic net"])
 def test_rows_too_large_for_a_block_are_built_one_by_one(name, monkeypatch):
     problem, points = problem_of(-ak.norm2(a), COSTS[name], rows=3), RNG.standard_normal((3, K))
