@@ -158,7 +158,15 @@ def ascend(
             if _append(factor, gram, free, count, entering):
                 is_free[entering] = True
                 count += 1
-    gap, _ = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+    gap, objective = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+    if gap > target * max(1.0, abs(constant + objective)) and count > 0:
+        # Large entries of Bᵀp leave their rounding in y, which need not be c − Bᵀp exactly to be certified.
+        _newton(factor, free, count, slope, is_simplex, right, ones, move)
+        apart = _shift(matrix, free, count, move, primal)
+        polished, _ = _certify(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+        if polished + apart < gap:
+            return polished + apart
+        gap, _ = _evaluate(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
     return gap
 
 
@@ -173,7 +181,7 @@ def _evaluate(
     primal: Floats,
     slope: Floats,
 ) -> tuple[float, float]:
-    """The gap and the objective at y = c − Bᵀp; fills y and a."""
+    """The gap and the objective at y = c − Bᵀp; fills y and a, and mends the sum of p."""
     rows, columns = matrix.shape
     if is_simplex:
         # Directions that leave Bᵀp as it is leave the sum so only up to rounding.
@@ -189,6 +197,35 @@ def _evaluate(
         if dual[j] != 0.0:
             for i in range(columns):
                 primal[i] -= matrix[j, i] * dual[j]
+    return _certify(matrix, offset, centre, upper, is_simplex, dual, primal, slope)
+
+
+@_part
+def _shift(matrix: Floats, free: Any, count: int, move: Floats, primal: Floats) -> float:
+    """Move y as p would move it, and return half the square of the distance."""
+    total = 0.0
+    for i in range(len(primal)):
+        entry = 0.0
+        for t in range(count):
+            entry += matrix[free[t], i] * move[t]
+        primal[i] -= entry
+        total += 0.5 * entry * entry
+    return total
+
+
+@_part
+def _certify(
+    matrix: Floats,
+    offset: Floats,
+    centre: Floats,
+    upper: Floats,
+    is_simplex: bool,
+    dual: Floats,
+    primal: Floats,
+    slope: Floats,
+) -> tuple[float, float]:
+    """φ(a) − ⟨p, a⟩ and the objective at y; fills a."""
+    rows, columns = matrix.shape
     objective = 0.0
     for i in range(columns):
         objective += 0.5 * (primal[i] - centre[i]) ** 2
