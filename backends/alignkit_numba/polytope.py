@@ -4,9 +4,10 @@ For A (k, d), weights w and λ > 0, the move of a row x with s = Ax − t solves
 
     min_δ Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁  =  max {⟨p, s⟩ : |p_j| ≤ w_j, |⟨a_i, p⟩| ≤ λ},     a_i the columns of A,
 
-by linear duality; a linear reward ⟨g, x⟩ beside it makes that |⟨a_i, p⟩ − g_i| ≤ λ. At a vertex p whose k active normals n_c (of the e_j and a_i) have s = Σ_c μ_c n_c with the signs of
-their constraints, δ_i = −μ_i on the active columns is optimal: it moves at most k entries. A largest piece, weight
-t·max_j (s_j + (Aδ)_j), has θ ≥ 0 with Σ_j θ_j = t in the place of p; θ_k = t − Σ_{j<k} θ_j leaves k − 1 dimensions.
+by linear duality; a linear reward ⟨g, x⟩ beside it makes that |⟨a_i, p⟩ − g_i| ≤ λ. At a vertex p whose k active
+normals n_c (of the e_j and a_i) have s = Σ_c μ_c n_c with the signs of their constraints, δ_i = −μ_i on the active
+columns is optimal: it moves at most k entries. A largest piece, t·max_j (s_j + (Aδ)_j), has θ ≥ 0 with Σ_j θ_j = t in
+the place of p; θ_k = t − Σ_{j<k} θ_j leaves k − 1 dimensions.
 
 Up to k = 3 the vertices for absolute values are listed once, as facets of the convex hull of the normals over their
 bounds, and a row takes the best one. Otherwise each row runs the dual simplex method from the best vertex of the box:
@@ -36,8 +37,8 @@ _LISTED_DIMENSION, _LARGEST_LIST = 3, 2_000
 _CHUNK = 64
 #: Rows of normals that one sweep of a chunk multiplies.
 _UNROLLED = 8
-#: A polytope whose bounds are missed by this, relatively, is taken to be flat rather than empty.
-_FLAT = 1e-9
+#: A polytope that misses its bounds by their rounding, relatively, is flat rather than empty.
+_FLAT = 64 * _EPS
 #: Relative gap above which a row is worked on further.
 _SETTLED = 1e-11
 
@@ -369,7 +370,9 @@ def _scale(s, base, constraints):  # type: ignore[no-untyped-def]
 def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinates, amounts):  # type: ignore[no-untyped-def]
     """Write the move of a basis, and return what it attains and its gap to a vertex that is `excess` outside."""
     k = s.size
-    rest = s.copy()
+    rest = np.empty(k)
+    for j in range(k):
+        rest[j] = s[j]
     cost, terms = base, 2.0 * abs(base) + _scale(s, base, constraints)
     for j in range(k):
         coordinates[j], amounts[j] = 0, 0.0
@@ -384,7 +387,10 @@ def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinate
                 rest[i] -= part
                 terms += constraints.weights[i] * abs(part)
     if constraints.has_top:
-        cost += constraints.weights[0] * max(rest.max(), 0.0)
+        above = 0.0
+        for j in range(k):
+            above = max(above, rest[j])
+        cost += constraints.weights[0] * above
     else:
         for j in range(k):
             cost += constraints.weights[j] * abs(rest[j])
@@ -418,7 +424,8 @@ def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, 
                     found = _multipliers(listed.inverses[other], listed.sides[other], heights[other], s, trial)
                     if found > least:
                         least, best = found, other
-                        multipliers[:] = trial
+                        for j in range(k):
+                            multipliers[j] = trial[j]
         sign = 1.0 if heights[best] >= 0.0 else -1.0
         for j in range(k):
             vertex[j] = sign * listed.vertices[j, best]
@@ -477,7 +484,9 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
         single[k] = 1.0
     prices = np.empty(limits.shape, dtype=np.float32)
     keys = prices.view(np.int32)
-    farthest = np.abs(constraints.centres).max()
+    farthest = 0.0
+    for centre in constraints.centres:
+        farthest = max(farthest, abs(centre))
     # Vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others.
     inverse = np.empty((k, k))
     vertex, multipliers, sides, entering, ratios = np.empty((5, k))
@@ -491,9 +500,9 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
         if not np.isfinite(size):
             value[row] = gap[row] = np.nan
             continue
-        inverse[:] = 0.0
         for j in range(k):
-            inverse[j, j] = 1.0
+            for i in range(k):
+                inverse[j, i] = 1.0 if i == j else 0.0
             basis[j], multipliers[j], sides[j] = j, s[j], (1.0 if s[j] >= 0.0 else -1.0)
             vertex[j] = constraints.centres[j] + sides[j] * constraints.bounds[j]
         refreshed = 0
@@ -524,7 +533,8 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
             _refresh(s, constraints, basis, sides, multipliers, inverse, vertex)
         if todo[row]:
             value[row], gap[row] = np.nan, np.inf
-            coordinates[row], amounts[row] = 0, 0.0
+            for j in range(k):
+                coordinates[row, j], amounts[row, j] = 0, 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
@@ -568,19 +578,26 @@ def _exchange(q, constraints, basis, sides, multipliers, inverse, vertex, enteri
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _refresh(s, constraints, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
-    """Invert the basis anew, where rounding has gathered in its inverse."""
+    """Take a step of Newton's method for the inverse of the basis, where rounding has gathered in it."""
     k = s.size
+    correction = np.zeros((k, k))
     for j in range(k):
-        inverse[j] = constraints.normals[basis[j]]
-    inverse[:] = np.linalg.inv(inverse).T
-    vertex[:] = 0.0
+        for c in range(k):
+            defect = 1.0 if c == j else 0.0
+            for i in range(k):
+                defect -= inverse[j, i] * constraints.normals[basis[c], i]
+            for i in range(k):
+                correction[j, i] += defect * inverse[c, i]
+    for i in range(k):
+        vertex[i] = 0.0
     for j in range(k):
         total = 0.0
         for i in range(k):
+            inverse[j, i] += correction[j, i]
             total += inverse[j, i] * s[i]
         multipliers[j] = total
         # A multiplier of the wrong sign belongs to the other bound.
-        sides[j] = sides[j] if total == 0.0 else np.sign(total)
+        sides[j] = sides[j] if total == 0.0 else (1.0 if total > 0.0 else -1.0)
         level = constraints.centres[basis[j]] + sides[j] * constraints.bounds[basis[j]]
         for i in range(k):
             vertex[i] += level * inverse[j, i]

@@ -1,12 +1,14 @@
 """Moves under the ℓ1 cost against HiGHS on the linear program in all d dimensions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from alignkit.errors import ParameterError
+from alignkit.errors import ParameterError, UnboundedTransportError
 from alignkit_numba import polytope as module
-from alignkit_numba.polytope import dual_polytope, seconds_per_row, solve_over_polytope
+from alignkit_numba.polytope import absolute_polytope, seconds_per_row, solve_over_polytope, top_polytope
 
 
 def _truth(matrix, weights, weight, residual):
@@ -26,7 +28,7 @@ def _attained(matrix, weights, weight, residuals, moves):
 
 
 def _check(matrix, weights, weight, residuals, *, compare=10, tolerance=1e-10):
-    moves = solve_over_polytope(dual_polytope(matrix, weights, weight), residuals)
+    moves = solve_over_polytope(absolute_polytope(matrix, weights, weight), residuals)
     scale = np.maximum(1.0, np.abs(residuals) @ weights)
     assert moves.coordinates.shape == moves.amounts.shape == residuals.shape
     assert not moves.unfinished.any()
@@ -94,9 +96,9 @@ def test_everything_is_met_where_movement_is_nearly_free(k):
 def test_pivots_agree_with_listed_vertices(k):
     random = np.random.default_rng(k)
     matrix, residuals = random.normal(size=(k, 784)) / 28, random.normal(size=(500, k))
-    listed = dual_polytope(matrix, np.ones(k), 0.05)
-    assert listed.vertices is not None
-    plain = module.replace(listed, vertices=None)
+    listed = absolute_polytope(matrix, np.ones(k), 0.05)
+    assert listed.listed is not None
+    plain = replace(listed, listed=None)
     np.testing.assert_allclose(
         solve_over_polytope(listed, residuals).value, solve_over_polytope(plain, residuals).value, rtol=1e-11
     )
@@ -115,15 +117,96 @@ def test_the_gap_sees_a_basis_that_is_not_optimal(k):
     """At the vertex that suits −s the move of its basis attains more than the minimum, and the gap says how much."""
     random = np.random.default_rng(k)
     matrix, residual = random.normal(size=(k, 20)), random.normal(size=k)
-    polytope = dual_polytope(matrix, np.ones(k), 0.4)
+    polytope = absolute_polytope(matrix, np.ones(k), 0.4)
     best = solve_over_polytope(polytope, residual[None]).value[0]
     basis, vertex = np.arange(k), -np.sign(residual)
     value, gap = module._record(
-        residual, polytope.normals, polytope.lengths, polytope.weights, polytope.weight, basis, residual, vertex, 10.0,
-        np.zeros(k, dtype=np.int64), np.zeros(k),
-    )  # fmt: skip
+        residual, 0.0, polytope.constraints, basis, residual, vertex, 10.0, np.zeros(k, dtype=np.int64), np.zeros(k)
+    )
     assert value > best + 1e-3
     assert gap >= value - best
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
+def test_a_linear_part_beside_absolute_values(k):
+    random = np.random.default_rng(k)
+    matrix, residuals, linear = random.normal(size=(k, 20)), random.normal(size=(40, k)), random.normal(size=20)
+    matrix[:, -1], linear[-1] = 0.0, 0.3
+    weights, weight = random.uniform(0.5, 2.0, size=k), 1.05 * np.abs(linear).max()
+    moves = solve_over_polytope(absolute_polytope(matrix, weights, weight, linear), residuals)
+    assert not moves.unfinished.any()
+    assert (moves.gap <= 1e-11 * np.maximum(1.0, np.abs(residuals) @ weights)).all()
+    attained = _attained(matrix, weights, weight, residuals, moves) - (linear[moves.coordinates] * moves.amounts).sum(1)
+    np.testing.assert_allclose(moves.value, attained, rtol=1e-11, atol=1e-11)
+    cost = np.concatenate([weight - linear, weight + linear, weights])
+    above, below = np.hstack([matrix, -matrix, -np.eye(k)]), np.hstack([-matrix, matrix, -np.eye(k)])
+    for residual, value in zip(residuals[:10], moves.value, strict=False):
+        truth = linprog(cost, np.vstack([above, below]), np.concatenate([-residual, residual]), method="highs")
+        assert value == pytest.approx(truth.fun, rel=1e-8, abs=1e-8)
+    with pytest.raises(UnboundedTransportError, match="Raise the weight"):
+        absolute_polytope(matrix, weights, 0.29, linear)
+
+
+def _top_truth(matrix, top, weight, residual):
+    """min t·z + λ·Σ(a + b) over a, b ≥ 0 and z with s + A(a − b) ≤ z; None where there is no minimum."""
+    k, d = matrix.shape
+    cost = np.append(np.full(2 * d, weight), top)
+    answer = linprog(
+        cost,
+        np.hstack([matrix, -matrix, -np.ones((k, 1))]),
+        -residual,
+        bounds=[(0, None)] * (2 * d) + [(None, None)],
+        method="highs",
+    )
+    return answer.fun if answer.success else None
+
+
+def _check_top(matrix, top, weight, residuals, compare=10):
+    moves = solve_over_polytope(top_polytope(matrix, top, weight), residuals)
+    scale = np.maximum(1.0, top * np.abs(residuals).sum(axis=1))
+    moved = residuals + np.einsum("knj,nj->nk", matrix[:, moves.coordinates], moves.amounts)
+    attained = top * moved.max(axis=1) + weight * np.abs(moves.amounts).sum(axis=1)
+    assert not moves.unfinished.any()
+    assert (moves.gap >= 0).all()
+    assert (moves.gap <= 1e-10 * scale).all()
+    np.testing.assert_allclose(moves.value, attained, rtol=1e-11, atol=1e-10)
+    for residual, value in zip(residuals[:compare], moves.value, strict=False):
+        assert value == pytest.approx(_top_truth(matrix, top, weight, residual), rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 4, 8, 9, 16])
+@pytest.mark.parametrize("top", [0.4, 3.0])
+def test_the_largest_of_random_pieces(pieces, top):
+    random = np.random.default_rng(pieces)
+    matrix, residuals = random.normal(size=(pieces, 30)), 2 * random.normal(size=(100, pieces))
+    # At this λ some mean of the pieces moves along no column.
+    critical = top * np.abs(matrix - matrix.mean(axis=0)).max() + top * np.abs(matrix.mean(axis=0)).max()
+    for share in (0.4, 0.7, 1.1):
+        if _top_truth(matrix, top, share * critical, residuals[0]) is None:
+            with pytest.raises(UnboundedTransportError, match="faster than the ℓ1 cost"):
+                top_polytope(matrix, top, share * critical)
+        else:
+            _check_top(matrix, top, share * critical, residuals)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+def test_ties_among_pieces(pieces):
+    random = np.random.default_rng(pieces)
+    matrix = random.integers(-2, 3, size=(pieces, 12)).astype(float)
+    matrix = np.concatenate([matrix, matrix[:, :3], np.ones((pieces, 1)), np.zeros((pieces, 1))], axis=1)
+    residuals = random.integers(-3, 4, size=(100, pieces)).astype(float)
+    for weight in (1.5, 2.0, 3.0):
+        if _top_truth(matrix, 1.0, weight, residuals[0]) is not None:
+            _check_top(matrix, 1.0, weight, residuals, compare=30)
+
+
+def test_pieces_that_rise_together_without_bound_are_found():
+    matrix = np.ones((3, 4))
+    top_polytope(matrix, 1.0, 1.0)
+    with pytest.raises(UnboundedTransportError, match="Raise the weight"):
+        top_polytope(matrix, 1.0, 0.99)
+    with pytest.raises(ParameterError, match="two pieces"):
+        top_polytope(matrix[:1], 1.0, 2.0)
 
 
 def test_rows_that_are_not_finite_are_unfinished():
@@ -131,14 +214,14 @@ def test_rows_that_are_not_finite_are_unfinished():
         random = np.random.default_rng(k)
         residuals = random.normal(size=(4, k))
         residuals[2, 1] = np.nan
-        moves = solve_over_polytope(dual_polytope(random.normal(size=(k, 9)), np.ones(k), 0.3), residuals)
+        moves = solve_over_polytope(absolute_polytope(random.normal(size=(k, 9)), np.ones(k), 0.3), residuals)
         np.testing.assert_array_equal(moves.unfinished, [False, False, True, False])
         assert moves.gap[2] == np.inf
 
 
 def test_rows_of_a_batch_do_not_mix():
     random = np.random.default_rng(0)
-    polytope = dual_polytope(random.normal(size=(6, 40)), np.ones(6), 0.7)
+    polytope = absolute_polytope(random.normal(size=(6, 40)), np.ones(6), 0.7)
     residuals = random.normal(size=(50, 6))
     together = solve_over_polytope(polytope, residuals)
     for row in (0, 7, 49):
@@ -153,6 +236,6 @@ def test_the_cost_model_grows_with_the_problem():
 @pytest.mark.parametrize(("weights", "weight"), [([1.0, 0.0], 1.0), ([1.0, np.nan], 1.0), ([1.0, 1.0], 0.0)])
 def test_bad_parameters_are_refused(weights, weight):
     with pytest.raises(ParameterError):
-        dual_polytope(np.ones((2, 3)), np.array(weights), weight)
+        absolute_polytope(np.ones((2, 3)), np.array(weights), weight)
     with pytest.raises(ParameterError):
-        dual_polytope(np.full((2, 3), np.inf), np.ones(2), 1.0)
+        absolute_polytope(np.full((2, 3), np.inf), np.ones(2), 1.0)
