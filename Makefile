@@ -43,6 +43,7 @@ $(PROX_PEERS)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PROX_PEERS)
 	$(PROX_PEERS)/bin/pip install --quiet --constraint constraints.txt $(shell grep '^torch==' constraints.txt)
 	$(PROX_PEERS)/bin/pip install --quiet --constraint constraints.txt moreau==0.4.1 qpax==0.1.4 jaxopt==0.8.5 jax highspy --editable '.[numba]'
+	-$(PROX_PEERS)/bin/pip install --quiet prox_tv==3.2.1  # compiles with Debian's liblapacke-dev, and is left out without
 	touch $@
 
 $(VENV)/bin/pip:
