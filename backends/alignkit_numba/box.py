@@ -20,7 +20,7 @@ from alignkit.contracts import Floats
 from alignkit.transport.canonical import Absolute, ProximalForm
 from alignkit_numba.active_set import Workspace, ascend, workspace
 from alignkit_numba.elimination import factorise, solve_lower, solve_upper, triangle
-from alignkit_numba.lanes import LANES, absolute, fused, load, maximum, minimum, room, splat, store
+from alignkit_numba.lanes import LANES, absolute, fused, greater, load, maximum, minimum, room, splat, store
 from alignkit_numba.solved import Solved
 
 __all__ = ["seconds_per_row", "solve_box"]
@@ -61,6 +61,22 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
     with np.errstate(divide="ignore"):
         # Infinite for a row of zeros, whose p_j then goes straight to its bound.
         inverse = 1.0 / np.diag(gram)
+    work = workspace(rows, False)
+    reference = np.zeros(rows)
+    ascend(
+        matrix,
+        offset,
+        gram,
+        np.zeros(matrix.shape[1]),
+        weights,
+        0.0,
+        tolerance,
+        20 * rows + 100,
+        reference,
+        np.empty(matrix.shape[1]),
+        np.empty(rows),
+        work,
+    )
     solutions = np.empty_like(centres)
     gap, value = np.empty(len(centres)), np.empty(len(centres))
     unfinished = np.empty(len(centres), dtype=np.bool_)
@@ -75,7 +91,9 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
         centres,
         scales,
         tolerance,
-        workspace(rows, False),
+        work,
+        reference,
+        float(np.sum((reference @ matrix) ** 2)),
         solutions,
         gap,
         value,
@@ -97,6 +115,8 @@ def _solve(
     scales: Floats,
     tolerance: float,
     work: Workspace,
+    reference: Floats,
+    bend: float,
     solutions: Floats,
     gaps: Floats,
     values: Floats,
@@ -122,7 +142,7 @@ def _solve(
             for i in range(columns):
                 total = fused(matrix[j, i], load(centre, i), total)
             store(start, j, total)
-            store(dual, j, splat(0.0))
+        _begin(reference, bend, scale, start, dual)
         left = filled
         for lane in range(filled):
             is_left[lane] = True
@@ -180,6 +200,17 @@ def _solve(
             gaps[row] += 0.5 * ((rows + 4) * _EPS) ** 2 * wide
             if math.isnan(gaps[row]):
                 gaps[row] = math.inf
+
+
+@_part
+def _begin(reference: Floats, bend: float, scale: Floats, start: Floats, dual: Floats) -> None:
+    """The better of p = 0 and the reference in each lane."""
+    rows = len(reference)
+    lead = load(scale, 0) * (-0.5 * bend)
+    for j in range(rows):
+        lead = fused(reference[j], load(start, j), lead)
+    for j in range(rows):
+        store(dual, j, greater(lead, splat(0.0), load(scale, 0) * reference[j], splat(0.0)))
 
 
 @_part
