@@ -452,7 +452,7 @@ def _solve(  # type: ignore[no-untyped-def]
                 change = colder - heat
                 for j in range(k):
                     store(newton, j, fma(change, load(cooling, j), load(newton, j)))
-                # φ_T falls with T, where there is no Huber loss, and never rises by more than `lift` for each unit of T.
+                # φ_T falls with T where there is no Huber loss, and never rises by more than `lift` a unit of T.
                 start = fma(strength * spread(lift), heat - colder, objective)
                 store(temperature, 0, select_less(none, needs, colder, load(temperature, 0)))
             for j in range(k):
