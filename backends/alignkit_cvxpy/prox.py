@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from alignkit.citations import Citation
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, ProxProblem, ProxSession, ProxSolution, Refusal
 from alignkit.errors import StaleFitError, UnboundedTransportError
+from alignkit.expressions.arrays import is_sparse
 from alignkit.expressions.atom import Atom
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.splitting import split
@@ -44,6 +46,8 @@ _SECONDS_PER_CALL = 2e-3
 _SECONDS_PER_ENTRY = 7e-6
 _SECONDS_PER_PRODUCT = 6e-9
 _PRODUCTS_OF_DISPLACEMENTS = 3
+#: Of cvxpy for each variable of a row that is built by itself.
+_SECONDS_TO_BUILD = 2e-5
 #: Clarabel's tolerances in turn, and how much the objective is magnified, for blocks and then for single rows: its own
 #: are 1e-8, and the gap of a row can be as large as that of its block. Second-order cones sometimes fail below the
 #: fallback.
@@ -102,16 +106,9 @@ class CvxpyProxSolver:
         except Unsupported as obstacle:
             return Refusal(self.name, str(obstacle))
         certified = all(type(atom) in MINORANTS for atom in tree.atoms)
-        entries = _entries(tree, penalty)
-        block = _block_rows(entries, problem.rows)
+        block = _block_rows(_entries(tree, penalty), problem.rows)
         seconds = _SECONDS_TO_COMPILE + np.ceil(problem.rows / block) * _SECONDS_PER_CALL
-        products = sum(link.size * tree.dimension * min(link.size, tree.dimension) for link in tree.links)
-        seconds_per_row = _entries_of(tree) * _SECONDS_PER_ENTRY
-        if penalty.displacement is not None:
-            seconds_per_row += penalty.size * seconds_per_entry(penalty.displacement.cost)
-            seen = min(penalty.size, tree.dimension)
-            products += _PRODUCTS_OF_DISPLACEMENTS * penalty.size * tree.dimension * seen
-        seconds += problem.rows * (seconds_per_row + products * _SECONDS_PER_PRODUCT)
+        seconds += problem.rows * _seconds_per_row(tree, penalty)
         guarantee = Guarantee.CERTIFIED if certified else Guarantee.HEURISTIC
         return Bid(self.name, f"Clarabel, {block} rows at a time", guarantee, float(seconds), citations=_PAPERS)
 
@@ -168,11 +165,30 @@ def _block_rows(entries: int, rows: int) -> int:
 
 def _entries(tree: Tree, penalty: Penalty) -> int:
     """How many conic variables a row takes, about: its step, its links, and what their atoms and the cost add."""
-    return _entries_of(tree) + (0 if penalty.displacement is None else 2 * penalty.size)
+    displaced = 0 if penalty.displacement is None else 2 * penalty.size
+    return tree.dimension + 3 * tree.width + displaced
 
 
-def _entries_of(tree: Tree) -> int:
-    return tree.dimension + 3 * tree.width
+def _seconds_per_row(tree: Tree, penalty: Penalty) -> float:
+    """What Clarabel takes for a row, and cvxpy where a row is built by itself."""
+    seconds = (tree.dimension + 3 * tree.width) * _SECONDS_PER_ENTRY
+    matrices = [link.matrix for link in tree.links] + [factor.matrix for factor in penalty.factors]
+    products = sum(_products(matrix) for matrix in matrices if matrix is not None)
+    if penalty.displacement is not None:
+        seconds += penalty.size * seconds_per_entry(penalty.displacement.cost)
+        if penalty.displacement.rows is not None:
+            products += _PRODUCTS_OF_DISPLACEMENTS * _products(penalty.displacement.rows)
+    entries = _entries(tree, penalty)
+    if entries > _PARAMETRISED_ENTRIES:
+        seconds += entries * _SECONDS_TO_BUILD
+    return seconds + products * _SECONDS_PER_PRODUCT
+
+
+def _products(matrix: Any) -> float:
+    """Multiplications that eliminating the rows of a matrix takes, about."""
+    filled = matrix.nnz if is_sparse(matrix) else int(np.count_nonzero(matrix))
+    rows, columns = sorted(matrix.shape)
+    return float(filled * min(rows, filled / max(1, columns)))
 
 
 @dataclass(frozen=True, eq=False)

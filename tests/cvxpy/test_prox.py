@@ -364,6 +364,17 @@ def test_refusals_name_the_summand(f, word):
         CvxpyProxSolver().open(ProxProblem(f, 1.0, K, 10))
 
 
+def test_bids_count_multiplications_that_sparse_maps_do_not_take():
+    x = ak.Variable(2000, name="x")
+
+    def seconds(f):
+        return CvxpyProxSolver().bid(ProxProblem(f, 1.0, 2000, 2)).seconds
+
+    dense = -ak.norm1(RNG.standard_normal((2000, 2000)) @ x)
+    assert seconds(dense) > 30 * seconds(-ak.norm1(x[1:] - x[:-1]))
+    assert seconds(-ak.norm1(x - 1.0)) < 5.0
+
+
 def test_a_bid_does_not_import_cvxpy():
     program = (
         "import sys, alignkit.expressions as ak\n"
