@@ -64,7 +64,7 @@ def solve_total_variation(points: Floats, weight: float, strength: Floats | floa
 
     Example:
         >>> solve_total_variation(np.array([[0.0, 4.0, 5.0]]), 1.0, 1.0).maximiser
-        array([[1. , 4. , 4. ]])
+        array([[1., 4., 4.]])
     """
     points = np.ascontiguousarray(points, dtype=np.float64)
     rows, dimension = points.shape
