@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from alignkit_torch.prox_cost import DIRECT_DIMENSION
 from alignkit_torch.prox_gradient import dual_gradients
 from alignkit_torch.prox_kinks import KinkedBlock
-from alignkit_torch.prox_rows import DIRECT_DIMENSION, FormOnDevice, NormalMatrix, Rows, keep
+from alignkit_torch.prox_rows import FormOnDevice, NormalMatrix, Rows, keep
 
 __all__ = ["DualSolver"]
 
@@ -87,10 +88,7 @@ class DualSolver:
             gap, minimum = self._gap(state)
             target = state.rows.target(minimum, _AMBITION)
             # Rounding may spoil a row late: its best point stays.
-            better = torch.nonzero(gap < least[state.places]).squeeze(1)
-            kept = state.places[better]
-            best.y[kept], best.dual[kept] = state.y[better], state.dual[better]
-            best.multipliers[kept], least[kept] = state.multipliers[better], gap[better]
+            _keep_better(best, least, state, gap)
             chosen = torch.nonzero(gap > target).squeeze(1)
             if len(chosen) == 0 or iteration == _ITERATIONS:
                 break
@@ -180,6 +178,15 @@ class DualSolver:
         other = replace(state, y=y, entries=entries, dual=block.project(dual))
         better = (self._gap(other)[0] < self._gap(state)[0])[:, None]
         return torch.where(better, other.y, state.y), torch.where(better, other.dual, state.dual)
+
+
+def _keep_better(best: _State, least: torch.Tensor, state: _State, gap: torch.Tensor) -> None:
+    """Write what `state` improves into the best points of all rows and their gaps, without waiting for the device."""
+    at = state.places
+    better = gap < least[at]
+    for kept, found in ((best.y, state.y), (best.dual, state.dual), (best.multipliers, state.multipliers)):
+        kept[at] = torch.where(better.reshape(-1, *[1] * (found.ndim - 1)), found, kept[at])
+    least[at] = torch.where(better, gap, least[at])
 
 
 class _Linearised:

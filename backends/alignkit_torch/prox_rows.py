@@ -10,11 +10,9 @@ import torch
 
 from alignkit.transport.canonical import ProximalForm
 
-__all__ = ["DIRECT_DIMENSION", "Answer", "FormOnDevice", "NormalMatrix", "Rows", "form_on_device", "keep"]
+__all__ = ["Answer", "FormOnDevice", "NormalMatrix", "Rows", "form_on_device", "keep"]
 
 _EPS = float(np.finfo(np.float64).eps)
-#: Up to this k a system is formed and factorised for each row and step.
-DIRECT_DIMENSION = 128
 #: Largest table of outer products of the rows of B, in entries (128 MB).
 _LARGEST_TABLE = 2**24
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from alignkit_torch.prox_blocks import SmoothSum
-from alignkit_torch.prox_rows import DIRECT_DIMENSION, FormOnDevice, NormalMatrix, Rows, keep
+from alignkit_torch.prox_cost import DIRECT_DIMENSION
+from alignkit_torch.prox_rows import FormOnDevice, NormalMatrix, Rows, keep
 
 __all__ = ["SmoothSolver"]
 
@@ -135,6 +136,8 @@ class SmoothSolver:
         low, high = torch.zeros_like(start), torch.ones_like(start)
         low_slope, high_slope = start, torch.full_like(start, torch.inf)
         settled = torch.zeros_like(state.stalled)
+        # Looking makes an accelerator wait, and a needless evaluation costs it little.
+        wait = 1 if length.device.type == "cpu" else 4
         for attempt in range(_SEARCH_STEPS):
             entries = state.entries + length[:, None] * along
             value, gradient = self.blocks.value_and_gradient(entries, state.temperature)
@@ -144,7 +147,7 @@ class SmoothSolver:
             settled |= torch.where(
                 slope <= 0.0, (slope >= 0.5 * start) | (length == 1.0), (slope <= -0.5 * start) & (rise <= 0.0)
             )
-            if attempt + 1 == _SEARCH_STEPS or bool(settled.all()):
+            if attempt + 1 == _SEARCH_STEPS or (attempt % wait == 0 and bool(settled.all())):
                 break
             over = slope > 0.0
             high, high_slope = torch.where(over, length, high), torch.where(over, slope, high_slope)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import alignkit as ak
-from alignkit.contracts import TiltProgram
+from alignkit.contracts import ProxProblem, TiltProgram
 from alignkit.noise import normal
 from alignkit_torch.devices import free_memory
+from alignkit_torch.prox import TorchProxSolver
 from alignkit_torch.solvers import SOLVERS, karras_schedule, lay_out
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
@@ -170,3 +171,53 @@ def test_a_problem_is_solved_there(laws):
     error = np.hypot(here.certificate.reward_after.standard_error, there.certificate.reward_after.standard_error)
     assert abs(float(here.certificate.reward_after) - float(there.certificate.reward_after)) <= 4 * error
     assert there.sample(4, seed=1).shape == (4, 8, 8)
+
+
+def proximal(dimension):
+    """A reward of each method, over (dimension,)."""
+    random = np.random.default_rng(0)
+    matrix = random.normal(size=(dimension + 2, dimension)) / np.sqrt(dimension)
+    w = ak.Variable(dimension)
+    a = matrix @ w + random.normal(size=dimension + 2)
+    return {
+        "smooth": -ak.log_sum_exp(3.0 * a) - ak.sum(ak.huber(a, 0.2)),
+        "box": -ak.norm1(a),
+        "simplex": ak.min(a),
+        "separable": -ak.norm1(w - 1.0),
+        "quadratic": -ak.sum_squares(a),
+    }
+
+
+class TestProximalMaps:
+    @pytest.mark.parametrize("kind", proximal(2))
+    @pytest.mark.parametrize(("dimension", "rows"), [(3, 20_000), (24, 2000), (200, 50)])
+    def test_they_are_those_of_the_cpu(self, kind, dimension, rows, weight=0.5):
+        f = proximal(dimension)[kind]
+        points = np.random.default_rng(1).normal(size=(rows, dimension))
+        here, there = (
+            TorchProxSolver().open(ProxProblem(f, weight, dimension, rows, device=device)).solve(points)
+            for device in ("cpu", DEVICE)
+        )
+        assert not here.unfinished.any() and not there.unfinished.any()
+        away = np.linalg.norm(here.maximiser - there.maximiser, axis=1)
+        assert (away <= np.sqrt(2 * here.gap / weight) + np.sqrt(2 * there.gap / weight) + 1e-12).all()
+
+    @pytest.mark.parametrize("kind", ["smooth", "box", "simplex"])
+    def test_rows_with_a_weight_each(self, kind):
+        random = np.random.default_rng(1)
+        points, weights = random.normal(size=(500, 5)), 10.0 ** random.uniform(-4, 3, 500)
+        session = TorchProxSolver().open(ProxProblem(proximal(5)[kind], 1.0, 5, 500, device=DEVICE))
+        assert not session.solve_weighted(points, weights).unfinished.any()
+
+    @pytest.mark.parametrize("kind", ["smooth", "box", "simplex"])
+    def test_a_step_waits_a_few_times_however_many_rows(self, kind):
+        session = TorchProxSolver().open(ProxProblem(proximal(5)[kind], 0.5, 5, 4000, device=DEVICE))
+        points = np.random.default_rng(1).normal(size=(4000, 5))
+        session.solve(points[:10])
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with pytest.warns(UserWarning, match="synchronizing") as waits:
+                session.solve(points)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert len(waits) < 1000
