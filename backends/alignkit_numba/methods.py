@@ -111,10 +111,10 @@ def _with_slip(
 
 
 def _box_seconds(form: ProximalForm) -> float:
-    """Sweeps and factors in lanes; where rows of B depend on others, the active-set method row by row."""
+    """Sweeps and factors in lanes; where rows of B depend on others, more of both."""
     rows, k = form.matrix.shape
     in_lanes = 4e-8 + 1.5e-9 * rows * (rows + k) + 1e-10 * rows * min(rows, k) ** 2
-    return float(in_lanes if rows <= k else in_lanes + 7e-7 + 1.1e-9 * (rows - k) * rows**2)
+    return float(in_lanes + 2.5e-10 * max(rows - k, 0) * rows**2)
 
 
 def _simplex_seconds(form: ProximalForm) -> float:

@@ -125,6 +125,7 @@ class _Opened:
         form: the problem in canonical form.
         kernel: solves rows of it.
         hessian: H of the quadratic summands; None where there are none.
+        is_inclined: whether h is not 0.
         constant: f − (½⟨z, Hz⟩ + ⟨h, z⟩ − φ).
         tolerance: the largest relative gap wanted.
     """
@@ -132,6 +133,7 @@ class _Opened:
     form: ProximalForm
     kernel: Kernel
     hessian: Floats | None
+    is_inclined: bool
     constant: float
     tolerance: float
 
@@ -141,7 +143,8 @@ class _Opened:
         origin = np.zeros((1, form.dimension))
         constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
         hessian = None if form.factor is None else split(problem.nonlinear).quadratic.matrix
-        return _Opened(form, method_of(form).prepare(form), hessian, constant, problem.tolerance)
+        kernel, is_inclined = method_of(form).prepare(form), bool(form.vector.any())
+        return _Opened(form, kernel, hessian, is_inclined, constant, problem.tolerance)
 
 
 class NumbaSession:
@@ -184,10 +187,15 @@ class NumbaSession:
     def _solve(self, points: Floats, weights: Floats | None, progress: Progress) -> ProxSolution:
         points = np.asarray(points, dtype=np.float64)
         count, k = points.shape
+        step = max(1, _CHUNK_ENTRIES // k)
+        if count <= step:
+            whole = self._solve_chunk(points, weights)
+            if progress is not None:
+                progress("numba", count, count)
+            return whole
         maximiser, gap, value = np.empty((count, k)), np.empty(count), np.empty(count)
         unfinished = np.empty(count, dtype=np.bool_)
-        step = max(1, _CHUNK_ENTRIES // k)
-        for first in range(0, max(count, 1), step):
+        for first in range(0, count, step):
             part = slice(first, min(first + step, count))
             found = self._solve_chunk(points[part], None if weights is None else weights[part])
             maximiser[part], gap[part], unfinished[part] = found.maximiser, found.gap, found.unfinished
@@ -210,7 +218,7 @@ class NumbaSession:
             solved = opened.kernel(centres, scales, opened.tolerance)
             maximiser = form.maximisers(solved.solutions)
             value = opened.constant - solved.value
-            if form.vector.any():
+            if opened.is_inclined:
                 value += maximiser @ form.vector
             if opened.hessian is not None:
                 value += 0.5 * np.einsum("ij,ij->i", maximiser @ opened.hessian, maximiser)

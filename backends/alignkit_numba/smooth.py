@@ -79,12 +79,12 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
     Returns:
         the rows y with their gaps.
     """
-    centres = np.ascontiguousarray(centres, dtype=np.float64)
     (count, k), rank = centres.shape, loss.matrix.shape[1]
     turned, solutions = np.empty((count, rank)), np.empty((count, k))
     gap, value, unfinished = np.empty(count), np.empty(count), np.empty(count, np.bool_)
-    _turn(centres, loss.rotation, scratch(k + 1), turned)
+    vectors = 6 * rank + rank * (rank + 1) + 2 * len(loss.offset) + len(loss.kinds) * rank + _SINGLES
     _solve(
+        loss.rotation,
         loss.matrix,
         loss.offset,
         loss.products,
@@ -97,18 +97,71 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         loss.rounding[1],
         loss.lift,
         slip,
-        turned,
+        np.ascontiguousarray(centres, dtype=np.float64),
         np.ascontiguousarray(scales, dtype=np.float64),
         tolerance,
-        scratch(6 * rank + rank * (rank + 1) + 2 * len(loss.offset) + len(loss.kinds) * rank + _SINGLES),
-        np.empty(WIDTH, np.int64),
-        np.empty(2, np.int64),
+        scratch(max(vectors, max(k, rank) + 1)),
+        np.empty(WIDTH + 2, np.int64),
+        turned,
+        solutions,
         gap,
         value,
         unfinished,
     )
-    _turn_back(turned, loss.rotation, scratch(rank + 1), centres, solutions)
     return Solved(solutions, gap, value, unfinished)
+
+
+@compiled
+def _solve(  # type: ignore[no-untyped-def]
+    rotation,
+    matrix,
+    offset,
+    products,
+    kinds,
+    ends,
+    weights,
+    thresholds,
+    curvature,
+    slope_by_size,
+    slope_alone,
+    lift,
+    slip,
+    centres,
+    scales,
+    tolerance,
+    room,
+    lanes,
+    turned,
+    solutions,
+    gaps,
+    values,
+    unfinished,
+):
+    _turn(centres, rotation, room, turned)
+    _iterate(
+        matrix,
+        offset,
+        products,
+        kinds,
+        ends,
+        weights,
+        thresholds,
+        curvature,
+        slope_by_size,
+        slope_alone,
+        lift,
+        slip,
+        turned,
+        scales,
+        tolerance,
+        room,
+        lanes[2:],
+        lanes[:2],
+        gaps,
+        values,
+        unfinished,
+    )
+    _turn_back(turned, rotation, room, centres, solutions)
 
 
 @compiled
@@ -320,7 +373,7 @@ def _substitute(k, factor, vector):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _solve(  # type: ignore[no-untyped-def]
+def _iterate(  # type: ignore[no-untyped-def]
     matrix,
     offset,
     products,
