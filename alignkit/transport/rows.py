@@ -19,6 +19,10 @@ __all__ = ["DeviceRows", "HostRows", "Rows", "rows_of"]
 
 #: Entries of x worked on at a time (1.6 MB in float64): small enough for a cache, large enough to amortise a call.
 _BLOCK_ENTRIES = 2 * 10**5
+#: Products up to which OpenBLAS multiplies without packing its factors first, which takes longer than so thin a product.
+_THIN_PRODUCTS = 10**6
+#: Blocks of fewer rows would take as long for their calls.
+_THINNEST = 32
 
 
 class Rows(Protocol):
@@ -54,7 +58,9 @@ class HostRows:
     def __init__(self, x: NDArray[Any], y: NDArray[Any], lift: Lift) -> None:
         self._x, self._y, self._lift = x, y, lift
         d = x.shape[1]
-        self._size = max(1, _BLOCK_ENTRIES // max(1, d))
+        block, width = max(1, _BLOCK_ENTRIES // max(1, d)), lift.offset.size + 2
+        thin = _THIN_PRODUCTS // max(1, d * width)
+        self._size = min(block, thin) if thin >= _THINNEST else block
         size = min(self._size, len(x))
         self._wide = np.empty((size, d)) if x.dtype != np.float64 else None
         self._moved = np.empty((size, d), x.dtype)
