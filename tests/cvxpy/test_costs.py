@@ -1,6 +1,7 @@
 """Costs that are not quadratic: certificates that do not trust the solver, sessions that follow, and refusals."""
 
 import math
+from dataclasses import replace
 
 import cvxpy as cp
 import numpy as np
@@ -11,10 +12,10 @@ from alignkit.contracts import Bid, Displacement, Guarantee, ProxProblem, Refusa
 from alignkit.errors import UnboundedTransportError
 from alignkit.expressions.splitting import split
 from alignkit.transport.costs import L1, ElasticNet, Euclidean, PNorm, SquaredEuclidean
-from alignkit_cvxpy import prox
+from alignkit_cvxpy import sizing
 from alignkit_cvxpy.displaced import displacement_penalty
 from alignkit_cvxpy.penalty import Majorant
-from alignkit_cvxpy.program import Block
+from alignkit_cvxpy.program import Block, BlockProgram
 from alignkit_cvxpy.prox import CvxpyProxSolver
 
 RNG = np.random.default_rng(0)
@@ -153,8 +154,8 @@ def test_rows_outside_the_domain_are_moved_into_it_and_certified(name, reward):
 def test_rows_too_large_for_a_block_are_built_one_by_one(name, monkeypatch):
     problem, points = problem_of(-ak.norm2(a), COSTS[name], rows=3), RNG.standard_normal((3, K))
     expected = CvxpyProxSolver().open(problem).solve(points)
-    monkeypatch.setattr(prox, "_PARAMETRISED_ENTRIES", 1)
-    monkeypatch.setattr(prox, "_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(sizing, "_PARAMETRISED_ENTRIES", 1)
+    monkeypatch.setattr(sizing, "_BLOCK_ENTRIES", 1)
     session = CvxpyProxSolver().open(problem)
     solution = session.solve(points)
     assert not session._programs and not solution.unfinished.any()
@@ -249,12 +250,12 @@ def test_a_solver_that_runs_away_is_not_believed():
     problem = problem_of(-ak.sum_squares(a), Euclidean(), 0.999 * float(np.linalg.norm(G)))
     session = CvxpyProxSolver().open(problem)
     points = RNG.standard_normal((1, K))
-    program = prox.BlockProgram(Block(session.tree, session.penalty, points))
+    program = BlockProgram(Block(session.tree, session.penalty, points))
 
     class RunsAway:
         def solve(self, block):
             answer = program.no_answer(block, "optimal_inaccurate")
-            return prox.replace(answer, step=1e12 * G[None], solved=True)
+            return replace(answer, step=1e12 * G[None], solved=True)
 
     session._programs[1] = RunsAway()
     with pytest.raises(UnboundedTransportError, match="unbounded"):

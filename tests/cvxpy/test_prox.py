@@ -12,7 +12,7 @@ import alignkit.expressions as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import UnboundedTransportError
 from alignkit.expressions.splitting import split
-from alignkit_cvxpy import prox
+from alignkit_cvxpy import sizing
 from alignkit_cvxpy.lowering import LOWERINGS
 from alignkit_cvxpy.minorants import AT_DUALS, MINORANTS, minorant
 from alignkit_cvxpy.program import Block
@@ -234,8 +234,8 @@ def test_large_problems_are_built_row_by_row(monkeypatch):
     for name in ("norm2 of convex", "dominated"):
         expected = CvxpyProxSolver().open(problem_of(name)).solve(points)
         with monkeypatch.context() as patch:
-            patch.setattr(prox, "_PARAMETRISED_ENTRIES", 1)
-            patch.setattr(prox, "_BLOCK_ENTRIES", 1)
+            patch.setattr(sizing, "_PARAMETRISED_ENTRIES", 1)
+            patch.setattr(sizing, "_BLOCK_ENTRIES", 1)
             session = CvxpyProxSolver().open(problem_of(name))
             solution = session.solve(points)
             assert not session._programs

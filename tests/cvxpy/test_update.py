@@ -6,7 +6,7 @@ import pytest
 import alignkit.expressions as ak
 from alignkit.contracts import ProxProblem
 from alignkit.errors import StaleFitError
-from alignkit_cvxpy import prox
+from alignkit_cvxpy import sizing
 from alignkit_cvxpy.prox import CvxpyProxSolver
 
 RNG = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def test_solving_reads_the_present_values_unasked(make):
 
 
 def test_programs_for_fixed_rows_follow_too(monkeypatch):
-    monkeypatch.setattr(prox, "_PARAMETRISED_ENTRIES", 1)
+    monkeypatch.setattr(sizing, "_PARAMETRISED_ENTRIES", 1)
     f, values = everything()
     points = RNG.standard_normal((2, K))
     session = CvxpyProxSolver().open(ProxProblem(f, 1.0, K, 2))
