@@ -19,7 +19,7 @@ __all__ = ["DeviceRows", "HostRows", "Rows", "rows_of"]
 
 #: Entries of x worked on at a time (1.6 MB in float64): small enough for a cache, large enough to amortise a call.
 _BLOCK_ENTRIES = 2 * 10**5
-#: Products up to which OpenBLAS multiplies without packing its factors first, which takes longer than so thin a product.
+#: Products up to which OpenBLAS multiplies without packing its factors first, which would take longer than the product.
 _THIN_PRODUCTS = 10**6
 #: Blocks of fewer rows would take as long for their calls.
 _THINNEST = 32
