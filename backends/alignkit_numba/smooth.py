@@ -34,6 +34,7 @@ from alignkit_numba.vectors import (
     divide,
     exponential,
     fma,
+    inlined,
     larger,
     load,
     logarithm,
@@ -164,7 +165,7 @@ def _solve(  # type: ignore[no-untyped-def]
     _turn_back(turned, rotation, room, centres, solutions)
 
 
-@compiled
+@inlined
 def _turn(centres, rotation, room, turned):  # type: ignore[no-untyped-def]
     """Qᵀc of each row, in lanes: unlike a matrix product of BLAS, no row depends on how many there are."""
     count, k = centres.shape
@@ -184,7 +185,7 @@ def _turn(centres, rotation, room, turned):  # type: ignore[no-untyped-def]
                 turned[first + lane, j] = answer[lane]
 
 
-@compiled
+@inlined
 def _turn_back(moves, rotation, room, centres, solutions):  # type: ignore[no-untyped-def]
     """c + Qδ of each row; what B does not see stays where it is."""
     count, k = centres.shape
@@ -204,7 +205,7 @@ def _turn_back(moves, rotation, room, centres, solutions):  # type: ignore[no-un
                 solutions[first + lane, p] = centres[first + lane, p] + answer[lane]
 
 
-@compiled
+@inlined
 def _soft_maximum(first, last, weight, scale, heat, entries, curves):  # type: ignore[no-untyped-def]
     """φ_T of a block; entries a become ∂φ, `curves` its Hessian's diagonal part times s/T."""
     top = load(entries, first)
@@ -225,7 +226,7 @@ def _soft_maximum(first, last, weight, scale, heat, entries, curves):  # type: i
     return weight * fma(heat, logarithm(total), top)
 
 
-@compiled
+@inlined
 def _logistic(first, last, weights, scale, heat, entries, curves):  # type: ignore[no-untyped-def]
     value = spread(0.0)
     one, none = spread(1.0), spread(0.0)
@@ -243,7 +244,7 @@ def _logistic(first, last, weights, scale, heat, entries, curves):  # type: igno
     return value
 
 
-@compiled
+@inlined
 def _huber(first, last, weights, threshold, scale, heat, entries, curves):  # type: ignore[no-untyped-def]
     value = spread(0.0)
     one, none, two = spread(1.0), spread(0.0), spread(2.0)
@@ -260,7 +261,7 @@ def _huber(first, last, weights, threshold, scale, heat, entries, curves):  # ty
     return value
 
 
-@compiled
+@inlined
 def _loss(matrix, offset, kinds, ends, weights, thresholds, scale, heat, trial, entries, curves, pulls):  # type: ignore[no-untyped-def]
     """φ_T(By + b) in lanes; `entries` become ∂φ and `pulls` the B_jᵀ∂φ_j of each block."""
     rows, k = matrix.shape
@@ -288,7 +289,7 @@ def _loss(matrix, offset, kinds, ends, weights, thresholds, scale, heat, trial, 
     return value
 
 
-@compiled
+@inlined
 def _warmth(matrix, offset, kinds, ends, weights, heat, trial, entries, curves, pulls, answer):  # type: ignore[no-untyped-def]
     """−∂/∂T of the gradient at T, s/T²·BᵀΦ''(a/T)·a, where `entries`, `curves` and `pulls` are those of `_loss`."""
     k = matrix.shape[1]
@@ -314,7 +315,7 @@ def _warmth(matrix, offset, kinds, ends, weights, heat, trial, entries, curves, 
         first = last
 
 
-@compiled
+@inlined
 def _factorise(products, kinds, weights, ends, curvature, curves, pulls, k, factor, scaled):  # type: ignore[no-untyped-def]
     """I + s·BᵀΦ''B/T = GD⁻¹Gᵀ: G in `scaled`, with D on its diagonal, and L = GD⁻¹ in `factor`, 1/D on its diagonal."""
     rows = products.shape[1]
@@ -354,7 +355,7 @@ def _factorise(products, kinds, weights, ends, curvature, curves, pulls, k, fact
         store(factor, row + i, divide(one, larger(pivot, one)))
 
 
-@compiled
+@inlined
 def _substitute(k, factor, vector):  # type: ignore[no-untyped-def]
     """Solve L·D·Lᵀx = vector in place."""
     for i in range(k):
@@ -372,7 +373,7 @@ def _substitute(k, factor, vector):  # type: ignore[no-untyped-def]
             store(vector, j, load(vector, j) - load(factor, row + j) * entry)
 
 
-@compiled
+@inlined
 def _iterate(  # type: ignore[no-untyped-def]
     matrix,
     offset,
@@ -519,7 +520,7 @@ def _iterate(  # type: ignore[no-untyped-def]
             store(trial, j, fma(step, load(direction, j), load(base, j)))
 
 
-@compiled
+@inlined
 def _settle(  # type: ignore[no-untyped-def]
     centres,
     scales,
@@ -579,7 +580,7 @@ def _settle(  # type: ignore[no-untyped-def]
         _begin(lane, row_of[lane], centres, scales, curvature, centre, base, direction, singles)
 
 
-@compiled
+@inlined
 def _begin(lane, row, centres, scales, curvature, centre, base, direction, singles):  # type: ignore[no-untyped-def]
     """Put a row of the batch into a lane; −1 for none, which rests at 0."""
     size, strength = 0.0, 1.0

@@ -27,6 +27,7 @@ __all__ = [
     "divide",
     "exponential",
     "fma",
+    "inlined",
     "larger",
     "load",
     "logarithm",
@@ -44,6 +45,15 @@ WIDTH = 16
 #: float64 numbers in a cache line.
 _LINE = 8
 
+#: `_nrt` is whether arrays count their references.
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "boundscheck": False,
+    "forceinline": True,
+    "_nrt": False,
+}
+
 _DOUBLES = ir.VectorType(ir.DoubleType(), WIDTH)
 _LONGS = ir.VectorType(ir.IntType(64), WIDTH)
 
@@ -53,10 +63,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The function allocates nothing: without reference counts, which are atomic, an array costs nothing to pass.
     """
-    kernel: Callable[..., Any] = numba.njit(
-        cache=True, nogil=True, error_model="numpy", boundscheck=False, forceinline=True, _nrt=False
-    )(function)
+    kernel: Callable[..., Any] = numba.njit(cache=True, **_OPTIONS)(function)
     return kernel
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile as a part of the compiled functions that call it, and for nothing else."""
+    part: Callable[..., Any] = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    return part
 
 
 class LanesType(types.Type):
@@ -70,7 +84,7 @@ _LANES = LanesType()
 
 
 @register_model(LanesType)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _DOUBLES)
 
@@ -86,7 +100,7 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, position: Any) -
     return builder.bitcast(builder.gep(data, [start]), _DOUBLES.as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(typing: Any, array: Any, position: Any) -> Any:
     """Lanes from array[W·position : W·position + W], W = `WIDTH`."""
 
@@ -96,7 +110,7 @@ def load(typing: Any, array: Any, position: Any) -> Any:
     return _LANES(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typing: Any, array: Any, position: Any, lanes: Any) -> Any:
     """array[W·position : W·position + W] = lanes."""
 
@@ -107,7 +121,7 @@ def store(typing: Any, array: Any, position: Any, lanes: Any) -> Any:
     return types.void(array, types.intp, _LANES), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def spread(typing: Any, number: Any) -> Any:
     """One number in every lane."""
 
@@ -120,7 +134,7 @@ def spread(typing: Any, number: Any) -> Any:
 
 
 def _binary(name: str) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(typing: Any, left: Any, right: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return getattr(builder, name)(*args)
@@ -144,20 +158,20 @@ def _of_llvm(name: str, arity: int) -> Any:
 
     if arity == 1:
 
-        @intrinsic  # type: ignore[untyped-decorator]
+        @intrinsic
         def one(typing: Any, lanes: Any) -> Any:
             return _LANES(_LANES), generate
 
         return one
     if arity == 2:
 
-        @intrinsic  # type: ignore[untyped-decorator]
+        @intrinsic
         def two(typing: Any, left: Any, right: Any) -> Any:
             return _LANES(_LANES, _LANES), generate
 
         return two
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def three(typing: Any, left: Any, right: Any, added: Any) -> Any:
         return _LANES(_LANES, _LANES, _LANES), generate
 
@@ -170,7 +184,7 @@ larger, smaller = _of_llvm("maxnum", 2), _of_llvm("minnum", 2)
 absolute, root = _of_llvm("fabs", 1), _of_llvm("sqrt", 1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def select_less(typing: Any, left: Any, right: Any, chosen: Any, other: Any) -> Any:
     """`chosen` in the lanes with left < right, else `other`."""
 
@@ -181,7 +195,7 @@ def select_less(typing: Any, left: Any, right: Any, chosen: Any, other: Any) -> 
 
 
 def _test(every: bool) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def test(typing: Any, left: Any, right: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             bits = ir.IntType(WIDTH)
@@ -231,7 +245,7 @@ def _clip(builder: Any, lanes: Any, low: float, high: float) -> Any:
     return builder.select(builder.fcmp_ordered(">", bounded, _everywhere(high)), _everywhere(high), bounded)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def exponential(typing: Any, lanes: Any) -> Any:
     """exp, to 2 units in the last place, its argument clipped to [−708, 709]; NaN stays NaN.
 
@@ -254,7 +268,7 @@ def exponential(typing: Any, lanes: Any) -> Any:
     return _LANES(_LANES), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def logarithm(typing: Any, lanes: Any) -> Any:
     """The natural logarithm of positive normal numbers, to 2e-16 absolutely or 4 units in the last place.
 
