@@ -479,13 +479,14 @@ def _multipliers(inverse, side, height, s, multipliers):  # type: ignore[no-unty
 def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, value, gap, todo):  # type: ignore[no-untyped-def]
     """Run the dual simplex method on the rows to do; those that it finishes are done."""
     k = residuals.shape[1]
+    normals, centres, bounds = constraints.normals, constraints.centres, constraints.bounds
     single = np.zeros(table.shape[1], dtype=np.float32)
     if single.size > k:
         single[k] = 1.0
     prices = np.empty(limits.shape, dtype=np.float32)
     keys = prices.view(np.int32)
     farthest = 0.0
-    for centre in constraints.centres:
+    for centre in centres:
         farthest = max(farthest, abs(centre))
     # Vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others.
     inverse = np.empty((k, k))
@@ -504,7 +505,7 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
             for i in range(k):
                 inverse[j, i] = 1.0 if i == j else 0.0
             basis[j], multipliers[j], sides[j] = j, s[j], (1.0 if s[j] >= 0.0 else -1.0)
-            vertex[j] = constraints.centres[j] + sides[j] * constraints.bounds[j]
+            vertex[j] = centres[j] + sides[j] * bounds[j]
         refreshed = 0
         for turn in range(2 * patience):
             cautious = turn >= patience
@@ -516,10 +517,10 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
             rounding = (k + 9) * _SINGLE_EPS * (math.sqrt(length) + farthest)
             violation, q = _price(table, limits, single, prices, keys)
             if violation <= rounding or cautious:
-                q, excess = _price_exactly(constraints, vertex, prices, rounding, cautious)
+                q, excess = _price_exactly(normals, centres, bounds, vertex, prices, rounding, cautious)
             if q >= 0:
                 if not _exchange(
-                    q, constraints, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
+                    q, normals, centres, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
                 ):
                     break
                 continue
@@ -530,7 +531,7 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
                 todo[row] = False
                 break
             refreshed += 1
-            _refresh(s, constraints, basis, sides, multipliers, inverse, vertex)
+            _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, vertex)
         if todo[row]:
             value[row], gap[row] = np.nan, np.inf
             for j in range(k):
@@ -538,10 +539,10 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _exchange(q, constraints, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
+def _exchange(q, normals, centres, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
     """Let a violated constraint enter the basis; False where none can leave."""
     k = vertex.size
-    normal, centre, bound = constraints.normals[q], constraints.centres[q], constraints.bounds[q]
+    normal, centre, bound = normals[q], centres[q], bounds[q]
     away = -centre
     for j in range(k):
         away += normal[j] * vertex[j]
@@ -551,9 +552,7 @@ def _exchange(q, constraints, basis, sides, multipliers, inverse, vertex, enteri
         for i in range(k):
             total += inverse[j, i] * normal[i]
         entering[j] = sign * total
-    leaving, step = _ratio_test(
-        entering, multipliers, sides, basis, constraints.bounds, abs(away) - bound, ratios, cautious
-    )
+    leaving, step = _ratio_test(entering, multipliers, sides, basis, bounds, abs(away) - bound, ratios, cautious)
     if leaving < 0:
         return False
     pivot = inverse[leaving]
@@ -565,7 +564,7 @@ def _exchange(q, constraints, basis, sides, multipliers, inverse, vertex, enteri
     for j in range(k):
         if j != leaving:
             line, share = inverse[j], entering[j]
-            level = constraints.centres[basis[j]] + sides[j] * constraints.bounds[basis[j]]
+            level = centres[basis[j]] + sides[j] * bounds[basis[j]]
             for i in range(k):
                 line[i] -= share * pivot[i]
                 vertex[i] += level * line[i]
@@ -577,7 +576,7 @@ def _exchange(q, constraints, basis, sides, multipliers, inverse, vertex, enteri
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _refresh(s, constraints, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
+def _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
     """Take a step of Newton's method for the inverse of the basis, where rounding has gathered in it."""
     k = s.size
     correction = np.zeros((k, k))
@@ -585,7 +584,7 @@ def _refresh(s, constraints, basis, sides, multipliers, inverse, vertex):  # typ
         for c in range(k):
             defect = 1.0 if c == j else 0.0
             for i in range(k):
-                defect -= inverse[j, i] * constraints.normals[basis[c], i]
+                defect -= inverse[j, i] * normals[basis[c], i]
             for i in range(k):
                 correction[j, i] += defect * inverse[c, i]
     for i in range(k):
@@ -598,7 +597,7 @@ def _refresh(s, constraints, basis, sides, multipliers, inverse, vertex):  # typ
         multipliers[j] = total
         # A multiplier of the wrong sign belongs to the other bound.
         sides[j] = sides[j] if total == 0.0 else (1.0 if total > 0.0 else -1.0)
-        level = constraints.centres[basis[j]] + sides[j] * constraints.bounds[basis[j]]
+        level = centres[basis[j]] + sides[j] * bounds[basis[j]]
         for i in range(k):
             vertex[i] += level * inverse[j, i]
 
@@ -664,7 +663,7 @@ def _price(table, limits, vertex, prices, keys):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _price_exactly(constraints, vertex, prices, margin, first):  # type: ignore[no-untyped-def]
+def _price_exactly(normals, centres, bounds, vertex, prices, margin, first):  # type: ignore[no-untyped-def]
     """The constraint violated most, or first, beyond rounding, −1 where none is; and the largest relative excess.
 
     Prices in float32 that are below −margin prove their constraints.
@@ -672,18 +671,18 @@ def _price_exactly(constraints, vertex, prices, margin, first):  # type: ignore[
     k = vertex.size
     flat = prices.ravel()
     worst, excess, where = 0.0, 0.0, -1
-    for c in range(constraints.bounds.size):
+    for c in range(bounds.size):
         if flat[c] < -margin:
             continue
-        away = -constraints.centres[c]
+        away = -centres[c]
         size = abs(away)
         for j in range(k):
-            part = constraints.normals[c, j] * vertex[j]
+            part = normals[c, j] * vertex[j]
             away += part
             size += abs(part)
         rounding = (k + 2) * _EPS * size
-        violation = abs(away) - constraints.bounds[c]
-        excess = max(excess, (violation + rounding) / constraints.bounds[c])
+        violation = abs(away) - bounds[c]
+        excess = max(excess, (violation + rounding) / bounds[c])
         if violation > 16.0 * rounding and violation > worst and not (first and where >= 0):
             worst, where = violation, c
     return where, excess
