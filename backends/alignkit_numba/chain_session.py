@@ -27,7 +27,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 def chain_seconds(form: TotalVariationForm) -> float:
     """Predicted time of a row on one core, measured on rows of noise."""
-    return 8e-8 + 6.4e-9 * (len(form.strengths) + 1)
+    return 8e-8 + 5.6e-9 * (len(form.strengths) + 1)
 
 
 class ChainSession:

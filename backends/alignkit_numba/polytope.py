@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from alignkit.contracts import Floats
 from alignkit.errors import ParameterError, UnboundedTransportError
 
-__all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "seconds_per_row", "solve_over_polytope", "top_polytope"]
+__all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "solve_over_polytope", "top_polytope"]
 
 _EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 #: Largest k for which vertices are listed, and how many at most.
@@ -341,20 +341,6 @@ def solve_over_polytope(polytope: DualPolytope, residuals: Floats) -> SparseMove
     _pivot(residuals, base, constraints, *polytope.tables, *answers)
     gap[todo] = np.where(np.isfinite(gap[todo]), gap[todo], np.inf)
     return SparseMoves(coordinates, amounts, value, gap, todo)
-
-
-def seconds_per_row(dimension: int, ambient: int, *, has_top: bool = False) -> float:
-    """Predicted time of a row on one core, for k rows of A with d columns, measured on Gaussian matrices.
-
-    Arguments:
-        dimension: k.
-        ambient: d.
-        has_top: whether the reward is a largest piece, not absolute values.
-    """
-    if dimension <= _LISTED_DIMENSION and not has_top:
-        return 8e-8 + 1e-8 * dimension**2
-    padded = -(-dimension // _UNROLLED) * _UNROLLED
-    return float(2.2e-7 * dimension**1.08 * (1.0 + 8.4e-4 * (ambient + dimension) * padded))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

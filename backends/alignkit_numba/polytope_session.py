@@ -29,12 +29,13 @@ _CHUNK_ROWS = 2**15
 
 @dataclass(frozen=True, eq=False)
 class SparseForm:
-    """A penalty φ(s + Aδ) + λ‖δ‖₁ to minimise, φ a sum of weighted absolute values or a multiple of the largest entry.
+    """φ(s + Aδ) − ⟨g, δ⟩ + λ‖δ‖₁ to be minimised, φ weighted absolute values or a multiple of the largest entry.
 
     Arguments:
         matrix, offset: s = matrix @ v + offset, (m, k) and (m,).
         columns: A, (m, d).
         block: φ.
+        linear: g, (d,).
         rows: R of the displacement, (k, d); None for the identity.
         weight: λ.
     """
@@ -43,6 +44,7 @@ class SparseForm:
     offset: Floats
     columns: Floats
     block: Absolute | TopOf
+    linear: Floats
     rows: Floats | None
     weight: float
 
@@ -52,7 +54,7 @@ class SparseForm:
         count, d = self.columns.shape
         if count <= _LISTED and isinstance(self.block, Absolute):
             return 8e-8 + 1e-8 * count**2
-        return float(2.2e-7 * count**1.08 * (1.0 + 8.4e-4 * (d + count) * (count + 7) / 8 * 8))
+        return float(2.2e-7 * count**1.08 * (1.0 + 8.4e-4 * (d + count) * -(-count // 8) * 8))
 
 
 def sparse_form(problem: ProxProblem) -> SparseForm | str:
@@ -73,13 +75,10 @@ def sparse_form(problem: ProxProblem) -> SparseForm | str:
         return "under the ℓ1 cost it takes absolute values of affine maps, or the least of affine pieces, alone"
     block, rows = form.blocks[0], displacement.rows
     columns = form.matrix if rows is None else form.matrix @ rows
-    slope = displacement.linear + (form.vector if rows is None else form.vector @ rows)
-    if slope.any():
-        if isinstance(block, Absolute) or len(columns) < 2:
-            return "under the ℓ1 cost it takes absolute values without a linear part beside them"
-        # What is linear goes to every piece alike.
-        columns = columns - slope / block.weight
-    return SparseForm(form.matrix, form.offset, columns, block, rows, problem.weight)
+    linear = displacement.linear + (form.vector if rows is None else form.vector @ rows)
+    if isinstance(block, TopOf) and len(columns) < 2:
+        return "under the ℓ1 cost it takes two pieces or more"
+    return SparseForm(form.matrix, form.offset, columns, block, linear, rows, problem.weight)
 
 
 class PolytopeSession:
@@ -100,9 +99,11 @@ class PolytopeSession:
 
         self._form, block = form, form.block
         if isinstance(block, Absolute):
-            self._polytope = absolute_polytope(form.columns, block.weights, form.weight)
+            linear = form.linear if form.linear.any() else None
+            self._polytope = absolute_polytope(form.columns, block.weights, form.weight, linear)
         else:
-            self._polytope = top_polytope(form.columns, block.weight, form.weight)
+            # What is linear goes to every piece alike.
+            self._polytope = top_polytope(form.columns - form.linear / block.weight, block.weight, form.weight)
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
         """Solve one batch of rows v, (n, k), float64."""

@@ -39,7 +39,7 @@ from alignkit_numba.vectors import (
     store,
 )
 
-__all__ = ["seconds_per_row", "solve_total_variation"]
+__all__ = ["solve_total_variation"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: How many steps a row may take for each of its entries before it changes to chains; and for all of them.
@@ -100,11 +100,6 @@ def solve_total_variation(points: Floats, weight: float, strength: Floats | floa
     unfinished = ~np.isfinite(gap)
     gap[unfinished] = np.inf
     return ProxSolution(maximiser, gap, unfinished, -weight * variation)
-
-
-def seconds_per_row(dimension: int) -> float:
-    """Predicted time of a row of d entries on one core, measured on rows of noise."""
-    return 8e-8 + 5.6e-9 * dimension
 
 
 @compiled
