@@ -53,7 +53,7 @@ def workspace(rows: int, is_simplex: bool) -> Workspace:
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True, fastmath=_SUMS)
 def ascend(
     matrix: Floats,
     offset: Floats,

@@ -3,7 +3,8 @@
 For φ(a) = Σ_j w_j|a_j| the dual of min_y ½‖y − c‖² + sφ(By + b) is max ⟨p, Bc + b⟩ − ½‖Bᵀp‖² over |p_j| ≤ s·w_j, and
 the gap at y = c − Bᵀp is Σ_j (s·w_j|a_j| − p_j·a_j), a = By + b. Coordinate descent suits rows of B that are nearly
 orthogonal; between its sweeps a step of Newton in the free coordinates serves the others, and what neither finishes
-goes to the active-set method, one row at a time.
+goes to the active-set method, one row at a time. A row starts from the better of p = 0 and of the solution at c = 0,
+where most end that are weighed lightly, scaled by s.
 
 Source: P. Tseng, "Convergence of a block coordinate descent method for nondifferentiable minimization", 2001; D. P.
 Bertsekas, "Projected Newton methods for optimization problems with simple constraints", 1982.
@@ -23,7 +24,7 @@ from alignkit_numba.elimination import factorise, solve_lower, solve_upper, tria
 from alignkit_numba.lanes import LANES, absolute, fused, greater, load, maximum, minimum, room, splat, store
 from alignkit_numba.solved import Solved
 
-__all__ = ["seconds_per_row", "solve_box"]
+__all__ = ["solve_box"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Sweeps between two evaluations of the gap.
@@ -102,7 +103,7 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
     return Solved(solutions, gap, value, unfinished)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True)
 def _solve(
     matrix: Floats,
     offset: Floats,
@@ -313,8 +314,3 @@ def _newton(
     for j in range(rows):
         bound = load(scale, 0) * weights[j]
         store(dual, j, maximum(minimum(load(dual, j) + load(slope, j), bound), splat(0.0) - bound))
-
-
-def seconds_per_row(rows: int, columns: int) -> float:
-    """A prediction for m = `rows` and k = `columns`, one thread."""
-    return 1e-9 * (10.0 + columns + 1.0 * rows * (rows + columns) / 2 + 0.02 * rows**3)

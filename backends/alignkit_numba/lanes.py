@@ -48,7 +48,7 @@ class LanesType(types.Type):  # type: ignore[misc]
 _LANES = LanesType()
 
 
-@register_model(LanesType)  # type: ignore[untyped-decorator]
+@register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _VECTOR)
@@ -75,7 +75,7 @@ def _call(builder: Any, name: str, args: Any) -> Any:
     return builder.call(builder.module.declare_intrinsic(f"llvm.{name}.v{LANES}f64", (), kind), args)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(typing: Any, array: Any, row: Any) -> Any:
     """Row `row` of a C-contiguous float64 array whose last axis has LANES entries, its other axes counted as one."""
 
@@ -85,7 +85,7 @@ def load(typing: Any, array: Any, row: Any) -> Any:
     return _LANES(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typing: Any, array: Any, row: Any, value: Any) -> Any:
     """Write what `load` reads."""
 
@@ -96,7 +96,7 @@ def store(typing: Any, array: Any, row: Any, value: Any) -> Any:
     return types.void(array, types.intp, _LANES), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat(typing: Any, number: Any) -> Any:
     """One number in every lane."""
 
@@ -106,7 +106,7 @@ def splat(typing: Any, number: Any) -> Any:
     return _LANES(types.float64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fused(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """x·y + z, rounded once where the processor can; x may be one number."""
 
@@ -117,7 +117,7 @@ def fused(typing: Any, x: Any, y: Any, z: Any) -> Any:
     return _LANES(_LANES if _is_lanes(x) else types.float64, _LANES, _LANES), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def absolute(typing: Any, x: Any) -> Any:
     """|x|."""
 
@@ -128,7 +128,7 @@ def absolute(typing: Any, x: Any) -> Any:
 
 
 def _choice(order: str) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def choose(typing: Any, x: Any, y: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.select(builder.fcmp_ordered(order, args[0], args[1]), args[0], args[1])
@@ -144,7 +144,7 @@ maximum = _choice(">")
 minimum = _choice("<")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def greater(typing: Any, x: Any, y: Any, yes: Any, no: Any) -> Any:
     """`yes` in the lanes where x > y, `no` in the others."""
 
@@ -155,7 +155,7 @@ def greater(typing: Any, x: Any, y: Any, yes: Any, no: Any) -> Any:
 
 
 def _arithmetic(symbol: Any, emit: Callable[[Any, Any, Any], Any]) -> None:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def combine(typing: Any, x: Any, y: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             both = [
@@ -166,7 +166,7 @@ def _arithmetic(symbol: Any, emit: Callable[[Any, Any, Any], Any]) -> None:
 
         return _LANES(*(_LANES if _is_lanes(kind) else types.float64 for kind in (x, y))), generate
 
-    @overload(symbol)  # type: ignore[untyped-decorator]
+    @overload(symbol)
     def lift(x, y):  # type: ignore[no-untyped-def]
         # numba wants the same annotations on both signatures, so neither has any.
         if all(_is_lanes(kind) or isinstance(kind, types.Float) for kind in (x, y)) and (_is_lanes(x) or _is_lanes(y)):
@@ -184,7 +184,7 @@ _arithmetic(operator.mul, lambda builder, x, y: builder.fmul(x, y))
 _arithmetic(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
 
 
-@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
+@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def room(rows: int) -> Floats:
     """An array (rows, LANES) that begins on a cache line, so that no register is loaded from two."""
     space = np.empty((rows + 1) * LANES)

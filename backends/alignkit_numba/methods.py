@@ -111,16 +111,18 @@ def _with_slip(
 
 
 def _box_seconds(form: ProximalForm) -> float:
-    """Sweeps and factors in lanes; where rows of B depend on others, more of both."""
+    """Sweeps and a factor in lanes; with dependent rows of B most free coordinates are found one at a time."""
     rows, k = form.matrix.shape
-    in_lanes = 4e-8 + 1.5e-9 * rows * (rows + k) + 1e-10 * rows * min(rows, k) ** 2
-    return float(in_lanes + 2.5e-10 * max(rows - k, 0) * rows**2)
+    nanoseconds = 24.0 + 4.0 * k + 1.6 * rows + 0.7 * rows * k + 0.006 * rows * min(rows, k) ** 2
+    if rows > k:
+        nanoseconds += 1.5 * rows * k + 0.15 * rows * k**2
+    return float(1e-9 * nanoseconds)
 
 
 def _simplex_seconds(form: ProximalForm) -> float:
     """Exchanges in lanes, each with a factor of the free pieces."""
     rows, k = form.matrix.shape
-    return float(3e-8 + 0.9e-9 * rows * (rows + k) + 6e-11 * rows * min(rows, k + 1) ** 2 + 2e-11 * rows**3)
+    return float(1e-9 * (28.0 + 5.2 * k + 1.15 * rows * k + 0.003 * rows * min(rows, k) ** 2))
 
 
 _NEWTON = Method(

@@ -26,13 +26,13 @@ from alignkit_numba.elimination import factorise, solve_lower, solve_upper, tria
 from alignkit_numba.lanes import LANES, absolute, fused, greater, load, maximum, minimum, room, splat, store
 from alignkit_numba.solved import Solved
 
-__all__ = ["seconds_per_row", "solve_simplex"]
+__all__ = ["solve_simplex"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Exchanges before rows are taken one at a time.
 _ROUNDS = 6
 #: Above this many pieces the factors of all lanes no longer fit a cache, and rows are taken one at a time.
-_LARGEST_FACTOR = 48
+_LARGEST_FACTOR = 32
 #: For functions that only compiled ones call, and that are kept on disk as parts of these.
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
@@ -104,7 +104,7 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
     return Solved(solutions, gap, value, unfinished)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", nogil=True)
 def _solve(
     matrix: Floats,
     offset: Floats,
@@ -370,8 +370,3 @@ def _solve_free(
     for j in range(rows):
         store(dual, j, load(start, j) - level * load(ones, j))
     solve_upper(factor, dual)
-
-
-def seconds_per_row(rows: int, columns: int) -> float:
-    """A prediction for m = `rows` and k = `columns`, one thread."""
-    return 1e-9 * (10.0 + columns + 2.0 * rows * (rows + columns) / 2 + 0.02 * rows * min(rows, columns + 1) ** 2)
