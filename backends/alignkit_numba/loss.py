@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ class SmoothLoss:
         thresholds: of each block.
         curvature: an upper bound on the largest eigenvalue of BᵀΦ''B.
         lift: by how much φ_T(a) = T·φ(a/T) may rise, at any a, for each unit by which T falls.
+        energy: what φ changes by over a bend of it, about: the least of all rows of B, but no less than a thousandth
+            of the most.
         rounding: the numbers r, t with the rounding of B·∇φ below (r‖y‖ + t)·ε.
     """
 
@@ -43,6 +46,7 @@ class SmoothLoss:
     thresholds: Floats
     curvature: float
     lift: float
+    energy: float
     rounding: tuple[float, float]
 
     @staticmethod
@@ -52,12 +56,13 @@ class SmoothLoss:
         matrix = np.ascontiguousarray(np.tril(corner.T))
         rows, rank = matrix.shape
         kinds, thresholds = np.empty(len(form.blocks), np.int64), np.zeros(len(form.blocks))
-        weights, bends = np.empty(rows), np.empty(rows)
+        weights, bends, energies = np.empty(rows), np.empty(rows), np.empty(rows)
         steepest, slip_by_size, slip, lift = 0.0, 0.0, 0.0, 0.0
         sizes = np.sqrt((matrix**2).sum(axis=1))
         for at, (block, part) in enumerate(form.parts):
             if isinstance(block, SoftMaximum):
                 kinds[at], weights[part], bends[part] = SOFT_MAXIMUM, block.weight, 0.5 * block.weight
+                energies[part] = block.weight
                 top = float(sizes[part].max(initial=0.0))
                 steepest += block.weight * top
                 slip_by_size += block.weight * top**2
@@ -65,6 +70,7 @@ class SmoothLoss:
                 continue
             if isinstance(block, LogisticLoss):
                 kinds[at], weights[part], bends[part], slope = LOGISTIC, block.weights, 0.25 * block.weights, 1.0
+                energies[part] = block.weights
             else:
                 assert isinstance(block, HuberLoss)
                 kinds[at], weights[part], bends[part], slope = (
@@ -74,6 +80,7 @@ class SmoothLoss:
                     2 * block.threshold,
                 )
                 thresholds[at] = block.threshold
+                energies[part] = block.weights * block.threshold**2
                 lift += float(block.weights.sum()) * block.threshold**2
             steepest += float(slope * block.weights @ sizes[part])
             slip_by_size += float(bends[part] @ sizes[part] ** 2)
@@ -94,5 +101,6 @@ class SmoothLoss:
             thresholds,
             curvature,
             lift,
+            float(max(energies.min(initial=math.inf), 1e-3 * energies.max(initial=0.0))),
             (length * slip_by_size, length * slip + (rows + 16) * steepest),
         )

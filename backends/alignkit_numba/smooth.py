@@ -53,7 +53,7 @@ _EPS = float(np.finfo(np.float64).eps)
 _START, _COOLING = 0.1, 0.3
 #: Rows that would begin below the first begin at T = 1, and so do stages below the second.
 _HOT, _NEARLY_ONE = 4.0, 1.5
-#: The next stage begins once half the squared Newton decrement is below this times T.
+#: The next stage begins once half the squared Newton decrement is below this times s·T·energy.
 _CENTRED = 0.05
 #: Newton steps, and halvings of them, after which a row is left unfinished.
 _LONGEST = 400.0
@@ -97,7 +97,8 @@ def solve_smooth(loss: SmoothLoss, centres: Floats, scales: Floats, tolerance: f
         loss.rounding[0],
         loss.rounding[1],
         loss.lift,
-        slip,
+        loss.energy,
+        slip + _TURNS * _EPS * k,
         np.ascontiguousarray(centres, dtype=np.float64),
         np.ascontiguousarray(scales, dtype=np.float64),
         tolerance,
@@ -126,6 +127,7 @@ def _solve(  # type: ignore[no-untyped-def]
     slope_by_size,
     slope_alone,
     lift,
+    energy,
     slip,
     centres,
     scales,
@@ -151,6 +153,7 @@ def _solve(  # type: ignore[no-untyped-def]
         slope_by_size,
         slope_alone,
         lift,
+        energy,
         slip,
         turned,
         scales,
@@ -386,6 +389,7 @@ def _iterate(  # type: ignore[no-untyped-def]
     slope_by_size,
     slope_alone,
     lift,
+    energy,
     slip,
     centres,
     scales,
@@ -501,7 +505,8 @@ def _iterate(  # type: ignore[no-untyped-def]
                 _substitute(k, factor, cooling)
                 colder = heat * spread(_COOLING)
                 colder = select_less(colder, spread(_NEARLY_ONE), one, colder)
-                colder = select_less(none - half * fall, spread(_CENTRED) * heat, colder, heat)
+                calm = larger(strength * spread(_CENTRED * energy) * heat, spread(64.0 * _EPS) * absolute(objective))
+                colder = select_less(none - half * fall, calm, colder, heat)
                 colder = select_less(one, warm, colder, heat)
                 change = colder - heat
                 for j in range(k):
