@@ -37,7 +37,7 @@ _SECONDS_TO_OPEN = 0.05
 
 
 class NumbaProxSolver:
-    """Proximal maps by compiled kernels on one core, eight rows in lanes, with a rigorous gap for every row.
+    """Proximal maps by compiled kernels on one core, rows in lanes, with a rigorous gap for every row.
 
     It takes f whose concave part is a sum of `log_sum_exp huber logistic` of affine arguments, or one of
     `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, and quadratic summands that λ dominates; total

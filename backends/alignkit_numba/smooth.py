@@ -1,4 +1,4 @@
-"""Proximal maps of smooth φ: damped Newton in k dimensions, eight rows in lanes, along a path of temperatures.
+"""Proximal maps of smooth φ: damped Newton in k dimensions, rows in lanes, along a path of temperatures.
 
 min_y ½‖y − c‖² + s·φ(By + b) has the Hessian I + s·BᵀΦ''B. Where ‖s·BᵀΦ''B‖ is large, as λ is small, φ is close to its
 kinks on the scale of a step, and Newton's method needs very many. The perspective φ_T(a) = T·φ(a/T) has those kinks
@@ -140,6 +140,7 @@ def _solve(  # type: ignore[no-untyped-def]
     values,
     unfinished,
 ):
+    """The rows y, and what `Solved` says of them."""
     _turn(centres, rotation, room, turned)
     _iterate(
         matrix,
@@ -401,6 +402,7 @@ def _iterate(  # type: ignore[no-untyped-def]
     values,
     unfinished,
 ):
+    """The rows y − c in place of c, in coordinates in which the matrix is triangular."""
     count, k = centres.shape
     rows = matrix.shape[0]
     pairs = k * (k + 1) // 2

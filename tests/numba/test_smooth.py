@@ -81,6 +81,20 @@ def test_large_dimensions():
     check(make("all", 30, 64, size=300.0, correlation=0.9), np.random.default_rng(1).normal(size=(10, 64)))
 
 
+def test_thresholds_far_below_a_step():
+    random = np.random.default_rng(1)
+    blocks = HuberLoss(random.uniform(0.01, 10.0, 12), 0.02), HuberLoss(random.uniform(0.01, 0.1, 4), 0.2)
+    for seed in range(5):
+        matrix = 3000 * np.random.default_rng(seed).normal(size=(16, 8))
+        form = ProximalForm(matrix, random.normal(size=16), blocks, (12, 4), None, np.zeros(8), 1.0)
+        centres, scales = random.normal(size=(40, 8)), np.full(40, 40.0)
+        solved = solve(form, centres, scales)
+        assert not solved.unfinished.any()
+        # A curvature of 1e11 makes much of the rounding of y, yet both bounds are within the tolerance.
+        bound = 0.5 * (gradient(form, solved.solutions, centres, scales) ** 2).sum(axis=1)
+        assert (np.maximum(bound, solved.gap) <= TOLERANCE * scales).all()
+
+
 def test_far_points():
     centres = 1e4 * np.random.default_rng(1).normal(size=(50, 3))
     for kind in KINDS:
