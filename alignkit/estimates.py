@@ -32,8 +32,11 @@ class Estimate:
 
     @staticmethod
     def of_mean(values: NDArray[np.floating]) -> Estimate:
-        """The mean of independent values (n,), with its standard error; infinite for a single value."""
+        """The mean of independent values (n,), with its standard error; infinite for one value or infinities."""
         values = np.asarray(values, dtype=np.float64)
+        if not np.isfinite(values).all():
+            with np.errstate(invalid="ignore"):
+                return Estimate(float(values.mean()), math.inf)
         error = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.inf
         return Estimate(float(values.mean()), error)
 

@@ -79,7 +79,7 @@ class Cost(ABC):
                 f"A cost compares rows of equal shape, but x has shape {tuple(x.shape)} and y {tuple(y.shape)}.",
                 ways_out=["Pass both as (n, *shape), the batch axis first: x[None] makes one row of a single point."],
             )
-        return self.of_displacement(array_namespace(x, y).reshape(y - x, (x.shape[0], -1)))
+        return self.of_displacement(array_namespace(x, y).reshape(y - x, (x.shape[0], math.prod(x.shape[1:]))))
 
 
 class Quadratic(Cost):

@@ -20,12 +20,12 @@ from array_api_compat import array_namespace, is_jax_array, is_torch_array, to_d
 from numpy.typing import NDArray
 
 from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession, ProxSolution, SparseRows
-from alignkit.errors import NonFiniteError, ParameterError, ShapeError
+from alignkit.errors import NonFiniteError, ParameterError, ShapeError, UnboundedTransportError
 from alignkit.expressions import Expression
 from alignkit.transport.boundedness import check_bounded, dominated_by_penalty
-from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Quadratic
+from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Euclidean, Quadratic
 from alignkit.transport.lifting import Lift, lift
-from alignkit.transport.rows import Rows, rows_of
+from alignkit.transport.rows import rows_of
 
 __all__ = ["TransportMap", "Transported", "check_transport", "is_concave_in_total", "reduce_transport"]
 
@@ -93,12 +93,32 @@ def check_transport(composition: Composition, weight: float, cost: Cost, *, rewa
         UnboundedTransportError: with the summand that grows most.
     """
     lifted = lift(composition, weight, cost)
-    if lifted.nonlinear is None or not isinstance(cost, Quadratic):
+    if lifted.nonlinear is None:
+        return
+    if isinstance(cost, Euclidean) and cost.power == 1:
+        _check_linear_part(composition, weight, reward)
+    if not isinstance(cost, Quadratic):
         return
     if reward is not None and lifted.nonlinear is composition.nonlinear:
         check_bounded(lifted.nonlinear, weight, reward=reward, subspace=composition.subspace)
     else:
         check_bounded(lifted.nonlinear, weight)
+
+
+def _check_linear_part(composition: Composition, weight: float, reward: Expression | None) -> None:
+    """Under the distance itself: a step along g, which f does not see, gains ‖g‖ and costs λ for each unit of it."""
+    slope = float(np.linalg.norm(composition.linear))
+    if slope > weight * (1.0 + composition.tolerance):
+        raise UnboundedTransportError(
+            f"The reward outgrows λ times the cost, so the transport map has no maximiser: its linear part gains "
+            f"{slope:.6g} per unit of distance in a direction that its other summands do not depend on, and λ·‖x − y‖ "
+            f"takes {weight:.6g}. λ is below the critical value {slope:.10g}.",
+            ways_out=[
+                f"ak.Wasserstein(weight=λ) with λ > {slope:.6g}.",
+                "A cost that grows faster: ak.costs.SquaredEuclidean().",
+            ],
+            expression=None if reward is None else str(reward),
+        )
 
 
 def is_concave_in_total(composition: Composition, weight: float, cost: Cost) -> bool:
@@ -223,42 +243,48 @@ class TransportMap:
         moving = rows_of(flat, y, self._lift)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
-            bad = self._apply_part(moving, part, count, (objective, gap, cost, unfinished), progress)
-            if bad.size:
-                if on_error == "raise":
-                    raise _not_finite(int(bad[0]))
-                moving.keep(bad)
+            points, earned, bad = moving.read(part, self.composition.linear)
+            if bad.size and on_error == "raise":
+                raise _not_finite(part.start + int(bad[0]))
+            points[bad], earned[bad] = 0.0, 0.0
+            results = tuple(result[part] for result in (objective, gap, cost, unfinished))
+            inner = None if progress is None else _offset(progress, part.start, count)
+            moving.write(part, self._solve_part(points, earned, results, inner), bad)
+            objective[part][bad], gap[part][bad], cost[part][bad], unfinished[part][bad] = np.nan, np.inf, 0.0, True
+            if progress is not None:
+                progress("transport", part.stop, count)
         found = Transported(
             _like(xp.reshape(y, rows.shape), x) if out is None else out, objective, gap, cost, unfinished
         )
         unfinished |= ~(found.relative_gap <= self.tolerance)
         return found
 
-    def _apply_part(
-        self, moving: Rows, part: slice, count: int, results: tuple[NDArray[Any], ...], progress: Progress
-    ) -> NDArray[np.int64]:
-        """Move some rows, and write their objective, gap, cost and whether they are unfinished: those not finite."""
-        objective, gap, cost, unfinished = (result[part] for result in results)
-        points, earned, bad = moving.read(part, self.composition.linear)
-        points[bad], earned[bad] = 0.0, 0.0
+    def _solve_part(
+        self, points: Floats, earned: Floats, results: tuple[NDArray[Any], ...], progress: Progress
+    ) -> Floats | SparseRows | None:
+        """The steps of some rows v with ⟨g, x⟩, and into `results` their objective, gap, cost and who is unfinished."""
+        objective, gap, cost, unfinished = results
         objective[:] = earned + self.composition.constant + self._lift.constant
-        gap[:], cost[:], step = 0.0, self._lift.shift_cost, None
-        if self.session is not None:
-            inner = None if progress is None else _offset(progress, part.start, count)
-            answer = self.session.solve(points, inner)
+        gap[:], cost[:] = 0.0, self._lift.shift_cost
+        if self.session is None:
+            return None
+        answer = self.session.solve(points, progress)
+        with np.errstate(over="ignore", invalid="ignore"):  # rows beyond float64 end as rows without a bound
             step = answer.maximiser - points if answer.displacement is None else answer.displacement
             value, moved, penalty = self._account(answer, points, step)
             objective += value - penalty
-            cost += moved
             # The bound holds of the exact objective at z; the one reported was evaluated in float64.
             gap[:] = answer.gap + _ROUNDING * (np.abs(objective) + np.abs(penalty))
-            gap[~np.isfinite(objective)] = np.inf
-            unfinished[:] = answer.unfinished
-        moving.write(part, step)
-        objective[bad], gap[bad], cost[bad], unfinished[bad] = np.nan, np.inf, 0.0, True
-        if progress is not None:
-            progress("transport", part.stop, count)
-        return np.asarray(bad + part.start)
+        cost += moved
+        unfinished[:] = answer.unfinished
+        lost = ~np.isfinite(objective)
+        gap[lost | np.isnan(gap)] = np.inf
+        objective[np.isnan(objective)] = -np.inf
+        if isinstance(step, np.ndarray) and lost.any():  # no iterate at all: such a row stays
+            nowhere = np.flatnonzero(lost)[~np.isfinite(step[lost]).all(axis=1)]
+            step = step.copy()
+            step[nowhere], cost[nowhere] = 0.0, self._lift.shift_cost
+        return step
 
     def _account(
         self, answer: ProxSolution, points: Floats, step: Floats | SparseRows
@@ -317,7 +343,8 @@ def _not_finite(row: int) -> NonFiniteError:
 def _workable(x: Any) -> Any:
     """The rows where they can be computed with in float64 and written to; numpy on the CPU, as its calls cost least."""
     if is_jax_array(x):  # immutable, and narrows float64 silently
-        return np.asarray(x)
+        found = np.asarray(x)
+        return found.astype(np.float32) if found.dtype.kind == "V" else found  # bfloat16 is none of numpy's own
     if not is_torch_array(x):
         return x
     x = x.detach()
@@ -329,7 +356,8 @@ def _workable(x: Any) -> Any:
 def _like(moved: Any, x: Any) -> Any:
     """Moved rows as the kind of x, on its device."""
     if is_jax_array(x):
-        return array_namespace(x).asarray(moved, device=x.device)
+        dtype = x.dtype if array_namespace(x).isdtype(x.dtype, "real floating") else None
+        return array_namespace(x).asarray(moved, dtype=dtype, device=x.device)
     if not is_torch_array(x):
         return moved
     if isinstance(moved, np.ndarray):

@@ -32,12 +32,8 @@ class Rows(Protocol):
         """v (m, k) and ⟨g, x⟩ (m,) of some rows, in float64, and which of them are not finite, counted from `part`."""
         ...
 
-    def write(self, part: slice, step: Floats | SparseRows | None) -> None:
-        """y = x + shift + Eᵀstep on some rows."""
-        ...
-
-    def keep(self, chosen: NDArray[np.int64]) -> None:
-        """y = x on these rows."""
+    def write(self, part: slice, step: Floats | SparseRows | None, kept: NDArray[np.int64]) -> None:
+        """y = x + shift + Eᵀstep on some rows, and y = x on those of them that are kept, counted from `part`."""
         ...
 
 
@@ -97,8 +93,10 @@ class HostRows:
             bad = bad[~np.isfinite(self._x[part][bad]).all(axis=1)]
         return np.ascontiguousarray(points), earned, bad
 
-    def write(self, part: slice, step: Floats | SparseRows | None) -> None:
+    def write(self, part: slice, step: Floats | SparseRows | None, kept: NDArray[np.int64]) -> None:
         """See `Rows.write`."""
+        places = kept + part.start
+        held = self._x[places]  # a copy, as y may be x
         narrow = step.astype(self._x.dtype) if isinstance(step, np.ndarray) else None
         for first in range(part.start, part.stop, self._size):
             block = slice(first, min(first + self._size, part.stop))
@@ -119,10 +117,8 @@ class HostRows:
             if self._shift is not None:
                 moved += self._shift
             np.add(rows, moved, out=target)
-
-    def keep(self, chosen: NDArray[np.int64]) -> None:
-        """See `Rows.keep`."""
-        self._y[chosen] = self._x[chosen]
+        if kept.size:
+            self._y[places] = held
 
 
 class DeviceRows:
@@ -159,9 +155,11 @@ class DeviceRows:
             bad = bad[~_to_host(xp.all(xp.isfinite(chosen), axis=1))]
         return points, earned, bad
 
-    def write(self, part: slice, step: Floats | SparseRows | None) -> None:
+    def write(self, part: slice, step: Floats | SparseRows | None, kept: NDArray[np.int64]) -> None:
         """See `Rows.write`."""
         xp, narrow = self._xp, self._narrow
+        places = xp.asarray(kept + part.start, device=self._device)
+        held = self._x[places, :]  # a copy, as y may be x
         up = None if self._lift.up is None else self._asarray(self._lift.up, narrow)
         shift = self._asarray(self._lift.shift, narrow) if self._lift.shift.any() else None
         for first in range(part.start, part.stop, self._size):
@@ -176,11 +174,8 @@ class DeviceRows:
             if shift is not None:
                 moved = moved + shift
             self._y[block, :] = xp.astype(moved, self._y.dtype)
-
-    def keep(self, chosen: NDArray[np.int64]) -> None:
-        """See `Rows.keep`."""
-        places = self._xp.asarray(chosen, device=self._device)
-        self._y[places, :] = self._x[places, :]
+        if kept.size:
+            self._y[places, :] = held
 
 
 def _to_host(array: Any) -> NDArray[Any]:
