@@ -20,9 +20,20 @@ from numba import njit
 from alignkit.contracts import Floats
 from alignkit.transport.canonical import Absolute, ProximalForm
 from alignkit_numba.active_set import Workspace, ascend, workspace
-from alignkit_numba.elimination import factorise, solve_lower, solve_upper, triangle
-from alignkit_numba.lanes import LANES, absolute, fused, greater, load, maximum, minimum, room, splat, store
+from alignkit_numba.elimination import factorise, solve_lower, solve_upper
 from alignkit_numba.solved import Solved
+from alignkit_numba.vectors import (
+    WIDTH,
+    absolute,
+    fma,
+    larger,
+    load,
+    scratch,
+    select_less,
+    smaller,
+    spread,
+    store,
+)
 
 __all__ = ["solve_box"]
 
@@ -57,7 +68,8 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
     weights = np.ascontiguousarray(block.weights, dtype=np.float64)
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     scales = np.ascontiguousarray(scales, dtype=np.float64)
-    rows = len(offset)
+    rows, columns = matrix.shape
+    pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
     gram = matrix @ matrix.T
     with np.errstate(divide="ignore"):
         # Infinite for a row of zeros, whose p_j then goes straight to its bound.
@@ -68,13 +80,13 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
         matrix,
         offset,
         gram,
-        np.zeros(matrix.shape[1]),
+        np.zeros(columns),
         weights,
         0.0,
         tolerance,
         20 * rows + 100,
         reference,
-        np.empty(matrix.shape[1]),
+        np.empty(columns),
         np.empty(rows),
         work,
     )
@@ -93,6 +105,7 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
         scales,
         tolerance,
         work,
+        tuple(scratch(size).reshape(size, WIDTH) for size in (*[columns] * 2, *[rows] * 4, pairs, *[1] * 4)),
         reference,
         float(np.sum((reference @ matrix) ** 2)),
         solutions,
@@ -110,12 +123,13 @@ def _solve(
     weights: Floats,
     gram: Floats,
     inverse: Floats,
-    spread: Floats,
+    reach: Floats,
     shift: float,
     centres: Floats,
     scales: Floats,
     tolerance: float,
     work: Workspace,
+    lanes: tuple[Floats, ...],
     reference: Floats,
     bend: float,
     solutions: Floats,
@@ -125,23 +139,21 @@ def _solve(
 ) -> None:
     count, columns = centres.shape
     rows = len(offset)
-    centre, primal, start, dual, slope = room(columns), room(columns), room(rows), room(rows), room(rows)
-    scale, gap, value, wanted = room(1), room(1), room(1), room(1)
+    centre, primal, start, dual, slope, free, factor, scale, gap, value, wanted = lanes
     in_lanes = rows <= _LARGEST_FACTOR
-    factor, free = room(triangle(rows) if in_lanes else 0), room(rows)
     upper, one_dual, one_slope = np.empty(rows), np.empty(rows), np.empty(rows)
-    is_left = np.empty(LANES, dtype=np.bool_)
-    for first in range(0, count, LANES):
-        filled = min(LANES, count - first)
-        for lane in range(LANES):
+    is_left = np.empty(WIDTH, dtype=np.bool_)
+    for first in range(0, count, WIDTH):
+        filled = min(WIDTH, count - first)
+        for lane in range(WIDTH):
             row = first + min(lane, filled - 1)
             scale[0, lane] = scales[row]
             for i in range(columns):
                 centre[i, lane] = centres[row, i]
         for j in range(rows):
-            total = splat(offset[j])
+            total = spread(offset[j])
             for i in range(columns):
-                total = fused(matrix[j, i], load(centre, i), total)
+                total = fma(spread(matrix[j, i]), load(centre, i), total)
             store(start, j, total)
         _begin(reference, bend, scale, start, dual)
         left = filled
@@ -192,8 +204,8 @@ def _solve(
             distance, size, wide = 0.0, shift, 0.0
             for i in range(columns):
                 distance += 0.5 * (solutions[row, i] - centres[row, i]) ** 2
-                size += spread[i] * abs(solutions[row, i])
-                wide += (abs(centres[row, i]) + scales[row] * spread[i]) ** 2
+                size += reach[i] * abs(solutions[row, i])
+                wide += (abs(centres[row, i]) + scales[row] * reach[i]) ** 2
             objective = distance + scales[row] * values[row]
             unfinished[row] = not gaps[row] <= tolerance * max(1.0, abs(objective))
             # a and the sum over it, each entry to (k + m) roundings; and what rounding leaves of y − c + Bᵀp.
@@ -207,11 +219,11 @@ def _solve(
 def _begin(reference: Floats, bend: float, scale: Floats, start: Floats, dual: Floats) -> None:
     """The better of p = 0 and the reference in each lane."""
     rows = len(reference)
-    lead = load(scale, 0) * (-0.5 * bend)
+    lead = load(scale, 0) * spread(-0.5 * bend)
     for j in range(rows):
-        lead = fused(reference[j], load(start, j), lead)
+        lead = fma(spread(reference[j]), load(start, j), lead)
     for j in range(rows):
-        store(dual, j, greater(lead, splat(0.0), load(scale, 0) * reference[j], splat(0.0)))
+        store(dual, j, select_less(spread(0.0), lead, load(scale, 0) * spread(reference[j]), spread(0.0)))
 
 
 @_part
@@ -222,10 +234,10 @@ def _sweep(gram: Floats, inverse: Floats, weights: Floats, start: Floats, scale:
         for j in range(rows):
             slope = load(start, j)
             for i in range(rows):
-                slope = fused(-gram[j, i], load(dual, i), slope)
-            bound = load(scale, 0) * weights[j]
-            moved = fused(inverse[j], slope, load(dual, j))
-            store(dual, j, maximum(minimum(moved, bound), splat(0.0) - bound))
+                slope = fma(spread(-gram[j, i]), load(dual, i), slope)
+            bound = load(scale, 0) * spread(weights[j])
+            moved = fma(spread(inverse[j]), slope, load(dual, j))
+            store(dual, j, larger(smaller(moved, bound), spread(0.0) - bound))
 
 
 @_part
@@ -244,15 +256,15 @@ def _sweep_primal(
     _primal(matrix, centre, dual, primal)
     for _ in range(_SWEEPS):
         for j in range(rows):
-            slope = splat(offset[j])
+            slope = spread(offset[j])
             for i in range(columns):
-                slope = fused(matrix[j, i], load(primal, i), slope)
-            bound = load(scale, 0) * weights[j]
+                slope = fma(spread(matrix[j, i]), load(primal, i), slope)
+            bound = load(scale, 0) * spread(weights[j])
             before = load(dual, j)
-            after = maximum(minimum(fused(inverse[j], slope, before), bound), splat(0.0) - bound)
+            after = larger(smaller(fma(spread(inverse[j]), slope, before), bound), spread(0.0) - bound)
             store(dual, j, after)
             for i in range(columns):
-                store(primal, i, fused(matrix[j, i], before - after, load(primal, i)))
+                store(primal, i, fma(spread(matrix[j, i]), before - after, load(primal, i)))
 
 
 @_part
@@ -261,7 +273,7 @@ def _primal(matrix: Floats, centre: Floats, dual: Floats, primal: Floats) -> Non
     for i in range(columns):
         total = load(centre, i)
         for j in range(rows):
-            total = fused(-matrix[j, i], load(dual, j), total)
+            total = fma(spread(-matrix[j, i]), load(dual, j), total)
         store(primal, i, total)
 
 
@@ -283,21 +295,21 @@ def _evaluate(
     """y, a, the gap and what is wanted of it."""
     rows, columns = matrix.shape
     _primal(matrix, centre, dual, primal)
-    total, gained = splat(0.0), splat(0.0)
+    total, gained = spread(0.0), spread(0.0)
     for j in range(rows):
-        entry = splat(offset[j])
+        entry = spread(offset[j])
         for i in range(columns):
-            entry = fused(matrix[j, i], load(primal, i), entry)
+            entry = fma(spread(matrix[j, i]), load(primal, i), entry)
         store(slope, j, entry)
-        total = fused(weights[j], absolute(entry), total)
-        gained = fused(load(dual, j), entry, gained)
+        total = fma(spread(weights[j]), absolute(entry), total)
+        gained = fma(load(dual, j), entry, gained)
     objective = load(scale, 0) * total
     store(value, 0, total)
     store(gap, 0, objective - gained)
     for i in range(columns):
         across = load(primal, i) - load(centre, i)
-        objective = fused(across * 0.5, across, objective)
-    store(wanted, 0, maximum(absolute(objective), splat(1.0)) * tolerance)
+        objective = fma(across * spread(0.5), across, objective)
+    store(wanted, 0, larger(absolute(objective), spread(1.0)) * spread(tolerance))
 
 
 @_part
@@ -307,10 +319,10 @@ def _newton(
     """Move the free coordinates to their maximum, and back into the box where it is outside; overwrites the slopes."""
     rows = len(weights)
     for j in range(rows):
-        store(free, j, load(scale, 0) * weights[j] - absolute(load(dual, j)))
+        store(free, j, load(scale, 0) * spread(weights[j]) - absolute(load(dual, j)))
     factorise(gram, free, factor)
     solve_lower(factor, slope)
     solve_upper(factor, slope)
     for j in range(rows):
-        bound = load(scale, 0) * weights[j]
-        store(dual, j, maximum(minimum(load(dual, j) + load(slope, j), bound), splat(0.0) - bound))
+        bound = load(scale, 0) * spread(weights[j])
+        store(dual, j, larger(smaller(load(dual, j) + load(slope, j), bound), spread(0.0) - bound))

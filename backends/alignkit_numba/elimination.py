@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from alignkit.contracts import Floats
-from alignkit_numba.lanes import greater, load, splat, store
+from alignkit_numba.vectors import divide, load, select_less, spread, store
 
 __all__ = ["DEPENDENT", "factorise", "solve_lower", "solve_upper", "triangle"]
 
@@ -31,21 +31,21 @@ def factorise(gram: Floats, free: Floats, factor: Floats) -> None:
     size = len(gram)
     for j in range(size):
         row = triangle(j)
-        pivot = splat(gram[j, j])
+        pivot = spread(gram[j, j])
         for t in range(j):
             # Until now row j held L D.
             scaled = load(factor, row + t)
             entry = scaled * load(factor, triangle(t) + t)
             store(factor, row + t, entry)
             pivot = pivot - scaled * entry
-        reciprocal = greater(pivot, splat(DEPENDENT * gram[j, j]), splat(1.0) / pivot, splat(0.0))
-        store(factor, row + j, greater(load(free, j), splat(0.0), reciprocal, splat(0.0)))
+        reciprocal = select_less(spread(DEPENDENT * gram[j, j]), pivot, divide(spread(1.0), pivot), spread(0.0))
+        store(factor, row + j, select_less(spread(0.0), load(free, j), reciprocal, spread(0.0)))
         i = j + 1
         # Four rows share each load of row j.
         while i + 3 < size:
             at, at1, at2, at3 = triangle(i), triangle(i + 1), triangle(i + 2), triangle(i + 3)
-            entry, entry1 = splat(gram[i, j]), splat(gram[i + 1, j])
-            entry2, entry3 = splat(gram[i + 2, j]), splat(gram[i + 3, j])
+            entry, entry1 = spread(gram[i, j]), spread(gram[i + 1, j])
+            entry2, entry3 = spread(gram[i + 2, j]), spread(gram[i + 3, j])
             for t in range(j):
                 left = load(factor, row + t)
                 entry = entry - load(factor, at + t) * left
@@ -58,7 +58,7 @@ def factorise(gram: Floats, free: Floats, factor: Floats) -> None:
             store(factor, at3 + j, entry3)
             i += 4
         while i < size:
-            entry = splat(gram[i, j])
+            entry = spread(gram[i, j])
             for t in range(j):
                 entry = entry - load(factor, triangle(i) + t) * load(factor, row + t)
             store(factor, triangle(i) + j, entry)
@@ -85,4 +85,4 @@ def solve_upper(factor: Floats, right: Floats) -> None:
         entry = load(right, j) * reciprocal
         for i in range(j + 1, size):
             entry = entry - load(factor, triangle(i) + j) * load(right, i)
-        store(right, j, greater(reciprocal, splat(0.0), entry, splat(0.0)))
+        store(right, j, select_less(spread(0.0), reciprocal, entry, spread(0.0)))

@@ -23,8 +23,20 @@ from alignkit.contracts import Floats
 from alignkit.transport.canonical import ProximalForm, TopOf
 from alignkit_numba.active_set import Workspace, ascend, workspace
 from alignkit_numba.elimination import factorise, solve_lower, solve_upper, triangle
-from alignkit_numba.lanes import LANES, absolute, fused, greater, load, maximum, minimum, room, splat, store
 from alignkit_numba.solved import Solved
+from alignkit_numba.vectors import (
+    WIDTH,
+    absolute,
+    divide,
+    fma,
+    larger,
+    load,
+    scratch,
+    select_less,
+    smaller,
+    spread,
+    store,
+)
 
 __all__ = ["solve_simplex"]
 
@@ -55,7 +67,8 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
     offset = np.ascontiguousarray(form.offset, dtype=np.float64)
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     sums = np.asarray(scales, dtype=np.float64) * block.weight
-    rows = len(offset)
+    rows, columns = matrix.shape
+    pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
     mean, level = matrix.mean(axis=0), float(offset.mean())
     matrix, offset = matrix - mean, offset - level
     gram = matrix @ matrix.T
@@ -96,6 +109,7 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
         sums,
         tolerance,
         work,
+        tuple(scratch(size).reshape(size, WIDTH) for size in (*[columns] * 2, *[rows] * 4, pairs, *[1] * 5)),
         solutions,
         gap,
         value,
@@ -113,12 +127,13 @@ def _solve(
     gram: Floats,
     weight: float,
     reference: Floats,
-    spread: Floats,
+    reach: Floats,
     shift: float,
     centres: Floats,
     sums: Floats,
     tolerance: float,
     work: Workspace,
+    lanes: tuple[Floats, ...],
     solutions: Floats,
     gaps: Floats,
     values: Floats,
@@ -126,10 +141,8 @@ def _solve(
 ) -> None:
     count, columns = centres.shape
     rows = len(offset)
-    centre, primal, dual, slope, ones = room(columns), room(columns), room(rows), room(rows), room(rows)
-    total, gap, top, wanted, slack = room(1), room(1), room(1), room(1), room(1)
+    centre, primal, dual, slope, ones, free, factor, total, gap, top, wanted, slack = lanes
     in_lanes = rows <= _LARGEST_FACTOR
-    factor, free = room(triangle(rows) if in_lanes else 0), room(rows)
     upper, one_dual, one_slope = np.empty(rows), np.empty(rows), np.empty(rows)
     one_centre, one_primal = np.empty(columns), np.empty(columns)
     bend = 0.0
@@ -141,9 +154,9 @@ def _solve(
     supports = np.empty(count, dtype=np.uint64)
     for turn in range(_ROUNDS + 1 if in_lanes else 1):
         entered, waiting = waiting, 0
-        for first in range(0, entered, LANES):
-            filled = min(LANES, entered - first)
-            for lane in range(LANES):
+        for first in range(0, entered, WIDTH):
+            filled = min(WIDTH, entered - first)
+            for lane in range(WIDTH):
                 row = waits[first + min(lane, filled - 1)]
                 total[0, lane] = sums[row]
                 for i in range(columns):
@@ -155,7 +168,7 @@ def _solve(
             if turn == 0:
                 _begin(gram, reference, bend, total, tolerance, slope, dual, free, slack)
             else:
-                store(slack, 0, splat(tolerance))
+                store(slack, 0, spread(tolerance))
                 _solve_free(gram, total, slope, dual, free, factor, ones)
             _evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
             _exchange(total, slack, dual, slope, free)
@@ -221,8 +234,8 @@ def _solve(
         distance, size, wide = 0.0, shift, 0.0
         for i in range(columns):
             distance += 0.5 * (solutions[row, i] - centres[row, i]) ** 2
-            size += spread[i] * abs(solutions[row, i])
-            wide += (abs(centres[row, i]) + sums[row] * (abs(mean[i]) + spread[i])) ** 2
+            size += reach[i] * abs(solutions[row, i])
+            wide += (abs(centres[row, i]) + sums[row] * (abs(mean[i]) + reach[i])) ** 2
         objective = distance + sums[row] * values[row]
         unfinished[row] = not gaps[row] <= tolerance * max(1.0, abs(objective))
         # a, each entry to k roundings, and the sum over it; and what rounding leaves of y − c + Bᵀp.
@@ -238,9 +251,9 @@ def _entries(matrix: Floats, offset: Floats, point: Floats, entries: Floats) -> 
     """By + b."""
     rows, columns = matrix.shape
     for j in range(rows):
-        entry = splat(offset[j])
+        entry = spread(offset[j])
         for i in range(columns):
-            entry = fused(matrix[j, i], load(point, i), entry)
+            entry = fma(spread(matrix[j, i]), load(point, i), entry)
         store(entries, j, entry)
 
 
@@ -259,23 +272,23 @@ def _begin(
     """The better start of each lane, and the slope above the others at which its held coordinates are freed."""
     rows = len(gram)
     sum_ = load(total, 0)
-    half = sum_ * 0.5
-    lead = half * -bend
-    best = splat(-math.inf)
+    half = sum_ * spread(0.5)
+    lead = half * spread(-bend)
+    best = spread(-math.inf)
     for j in range(rows):
-        lead = fused(reference[j], load(start, j), lead)
-        best = maximum(fused(-gram[j, j], half, load(start, j)), best)
+        lead = fma(spread(reference[j]), load(start, j), lead)
+        best = larger(fma(spread(-gram[j, j]), half, load(start, j)), best)
     # The first of the best vertices alone: once taken, the bar is out of reach for the others.
     bar = best
     for j in range(rows):
-        score = fused(-gram[j, j], half, load(start, j))
-        at_vertex = greater(bar, score, splat(0.0), splat(1.0))
-        bar = greater(at_vertex, splat(0.0), splat(math.inf), bar)
-        share = greater(lead, best, splat(reference[j]), at_vertex)
+        score = fma(spread(-gram[j, j]), half, load(start, j))
+        at_vertex = select_less(score, bar, spread(0.0), spread(1.0))
+        bar = select_less(spread(0.0), at_vertex, spread(math.inf), bar)
+        share = select_less(best, lead, spread(reference[j]), at_vertex)
         store(free, j, share)
         store(dual, j, sum_ * share)
     # A vertex solves its own system, the reference is yet to.
-    store(slack, 0, greater(lead, best, splat(math.inf), splat(tolerance)))
+    store(slack, 0, select_less(best, lead, spread(math.inf), spread(tolerance)))
 
 
 @_part
@@ -296,58 +309,58 @@ def _evaluate(
 ) -> None:
     """y, a, the gap and what is wanted of it; p need not add up, and then stands for the multiple of it that does."""
     rows, columns = matrix.shape
-    sum_ = splat(0.0)
+    sum_ = spread(0.0)
     for j in range(rows):
         sum_ = sum_ + load(dual, j)
     for i in range(columns):
         entry = load(centre, i)
         for j in range(rows):
-            entry = fused(-matrix[j, i], load(dual, j), entry)
+            entry = fma(spread(-matrix[j, i]), load(dual, j), entry)
         store(primal, i, entry)
-    highest = splat(-math.inf)
+    highest = spread(-math.inf)
     for j in range(rows):
-        entry = splat(offset[j])
+        entry = spread(offset[j])
         for i in range(columns):
-            entry = fused(matrix[j, i], load(primal, i), entry)
+            entry = fma(spread(matrix[j, i]), load(primal, i), entry)
         store(slope, j, entry)
-        highest = maximum(entry, highest)
-    short, least = splat(0.0), splat(0.0)
+        highest = larger(entry, highest)
+    short, least = spread(0.0), spread(0.0)
     for j in range(rows):
-        short = fused(load(dual, j), highest - load(slope, j), short)
-        least = minimum(load(dual, j), least)
+        short = fma(load(dual, j), highest - load(slope, j), short)
+        least = smaller(load(dual, j), least)
     # The mean piece, and the distance from c itself, which the centring has moved by σ·mean.
-    value, distance, across = highest + level, splat(0.0), splat(0.0)
+    value, distance, across = highest + spread(level), spread(0.0), spread(0.0)
     for i in range(columns):
-        value = fused(mean[i], load(primal, i), value)
+        value = fma(spread(mean[i]), load(primal, i), value)
         moved = load(primal, i) - load(centre, i)
-        across = fused(moved, moved, across)
-        moved = fused(-mean[i], load(total, 0), moved)
-        distance = fused(moved, moved, distance)
-    ratio = load(total, 0) / sum_
-    off = ratio - splat(1.0)
-    short = fused(across * 0.5, off * off, short * ratio)
+        across = fma(moved, moved, across)
+        moved = fma(spread(-mean[i]), load(total, 0), moved)
+        distance = fma(moved, moved, distance)
+    ratio = divide(load(total, 0), sum_)
+    off = ratio - spread(1.0)
+    short = fma(across * spread(0.5), off * off, short * ratio)
     # A sum of nothing is asked for where s = 0, and met by p = 0.
-    short = greater(load(total, 0), splat(0.0), short, splat(0.0))
+    short = select_less(spread(0.0), load(total, 0), short, spread(0.0))
     # Outside the simplex there is no bound.
-    store(gap, 0, greater(splat(0.0), least, splat(math.inf), short))
+    store(gap, 0, select_less(least, spread(0.0), spread(math.inf), short))
     store(top, 0, value)
-    objective = fused(distance, splat(0.5), load(total, 0) * value)
-    store(wanted, 0, maximum(absolute(objective), splat(1.0)) * tolerance)
+    objective = fma(distance, spread(0.5), load(total, 0) * value)
+    store(wanted, 0, larger(absolute(objective), spread(1.0)) * spread(tolerance))
 
 
 @_part
 def _exchange(total: Floats, slack: Floats, dual: Floats, slope: Floats, free: Floats) -> None:
     """Hold the free coordinates of negative p, and free the held ones that rise above the others."""
     rows = len(dual)
-    zero, one = splat(0.0), splat(1.0)
+    zero, one = spread(0.0), spread(1.0)
     level = load(slack, 0)
     for j in range(rows):
-        level = fused(load(dual, j), load(slope, j), level)
-    level = level / load(total, 0)
+        level = fma(load(dual, j), load(slope, j), level)
+    level = divide(level, load(total, 0))
     for j in range(rows):
         p = load(dual, j)
-        rises = greater(load(slope, j), level, one, zero)
-        store(free, j, greater(p, zero, one, greater(zero, p, zero, rises)))
+        rises = select_less(level, load(slope, j), one, zero)
+        store(free, j, select_less(zero, p, one, select_less(p, zero, zero, rises)))
 
 
 @_part
@@ -357,16 +370,16 @@ def _solve_free(
     """The p of sum σ, of any sign, at which the slopes of the free coordinates are alike; overwrites Bc + b."""
     rows = len(gram)
     for j in range(rows):
-        store(ones, j, splat(1.0))
+        store(ones, j, spread(1.0))
     factorise(gram, free, factor)
     solve_lower(factor, start)
     solve_lower(factor, ones)
-    across, along = splat(0.0), splat(0.0)
+    across, along = spread(0.0), spread(0.0)
     for j in range(rows):
         weighed = load(ones, j) * load(factor, triangle(j) + j)
-        across = fused(weighed, load(start, j), across)
-        along = fused(weighed, load(ones, j), along)
-    level = (across - load(total, 0)) / along
+        across = fma(weighed, load(start, j), across)
+        along = fma(weighed, load(ones, j), along)
+    level = divide(across - load(total, 0), along)
     for j in range(rows):
         store(dual, j, load(start, j) - level * load(ones, j))
     solve_upper(factor, dual)
