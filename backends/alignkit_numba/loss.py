@@ -86,6 +86,10 @@ class SmoothLoss:
             slip_by_size += float(bends[part] @ sizes[part] ** 2)
             slip += float((bends[part] * sizes[part]) @ np.abs(form.offset[part]))
         bent = matrix * np.sqrt(bends)[:, None]
+        for block, part in form.parts:
+            if isinstance(block, SoftMaximum):
+                # ½‖x − mean‖² bounds every variance of x, and a row that is common to all has no part in it.
+                bent[part] -= bent[part].mean(axis=0)
         curvature = float(np.linalg.norm(bent, 2)) ** 2 if rows else 0.0
         first, second = np.tril_indices(rank)
         # A product of k terms, a rotation of y and one of B, each stable row by row.
