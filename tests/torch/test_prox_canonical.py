@@ -1,11 +1,13 @@
 """Certified proximal maps on torch against closed forms, scipy and cvxpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
 import alignkit.expressions as ak
-from alignkit.contracts import Bid, Guarantee, ProxProblem
+from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import StaleFitError
 from alignkit_cvxpy.prox import CvxpyProxSolver
 from alignkit_torch.prox import TorchProxSolver
@@ -270,3 +272,17 @@ def test_rows_that_do_not_finish_say_so(monkeypatch):
         reached = objective(f, 0.1, points, solution.maximiser)
         missed = solution.gap > TOLERANCE * np.maximum(1.0, np.abs(reached))
         assert missed.any() and (missed == solution.unfinished).all()
+
+
+def test_rows_far_out():
+    """Where rounding is most of the gap."""
+    for kind in KINDS[:7]:
+        f = rewards(4, 6, 5)[kind]
+        certified(f, 0.5, 1e6 * np.random.default_rng(3).standard_normal((10, 4)))
+
+
+def test_other_costs_are_refused_by_name():
+    """A displacement stands for a cost that is not quadratic."""
+    f = rewards(4, 6, 5)["min"]
+    refusal = TorchProxSolver().bid(replace(ProxProblem(f, 1.0, 4, 10), displacement=object()))
+    assert isinstance(refusal, Refusal) and "half the squared distance" in refusal.reason
