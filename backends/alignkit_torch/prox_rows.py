@@ -118,6 +118,7 @@ class NormalMatrix:
         for vector in vectors:
             system.baddbmm_(vector[:, :, None], vector[:, None, :], alpha=-1.0)
         places += strength + ridge
+        factors: torch.Tensor
         factors, failed = torch.linalg.cholesky_ex(system)
         # An accelerator would wait for the answer longer than the copy takes.
         if failed.device.type == "cpu" and not bool(failed.any()):
