@@ -20,6 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,25 @@ class Cost(ABC):
 
     @abstractmethod
     def conjugate(self, dual: Floats) -> Floats:
-        """h*(w) = sup_δ ⟨w, δ⟩ − h(δ) at rows w, (n, d) to (n,); infinite where there is no supremum."""
+        """h*(w) = sup_δ ⟨w, δ⟩ − h(δ) at each row.
+
+        Arguments:
+            dual: w, (n, d), in units of cost per x.
+
+        Returns:
+            (n,), in units of cost; infinite where there is no supremum.
+        """
 
     @abstractmethod
     def best_displacement(self, dual: Floats) -> Floats:
-        """argmax_δ ⟨w, δ⟩ − h(δ) at rows w, (n, d); the shortest where there are several, 0 where there is none."""
+        """argmax_δ ⟨w, δ⟩ − h(δ) at each row.
+
+        Arguments:
+            dual: w, (n, d), in units of cost per x.
+
+        Returns:
+            δ, (n, d); the shortest where there are several, 0 where there is none.
+        """
 
     @property
     def ambient(self) -> int | None:
@@ -87,7 +102,14 @@ class Quadratic(Cost):
 
     @abstractmethod
     def divide(self, rows: Floats) -> Floats:
-        """M⁻¹ applied to each row, (n, d)."""
+        """M⁻¹ applied to each row.
+
+        Arguments:
+            rows: (n, d).
+
+        Returns:
+            (n, d).
+        """
 
     def conjugate(self, dual: Floats) -> Floats:
         """½⟨w, M⁻¹w⟩."""
@@ -118,7 +140,14 @@ class SquaredEuclidean(Quadratic):
         return 0.5 * array_namespace(displacement).sum(displacement * displacement, axis=1)
 
     def divide(self, rows: Floats) -> Floats:
-        """The rows themselves."""
+        """The rows themselves, as M = I.
+
+        Arguments:
+            rows: (n, d).
+
+        Returns:
+            (n, d).
+        """
         return rows
 
 
@@ -161,7 +190,14 @@ class Weighted(Quadratic):
         return 0.5 * xp.sum(weights * displacement * displacement, axis=1)
 
     def divide(self, rows: Floats) -> Floats:
-        """Each entry by its weight."""
+        """Each entry by its weight.
+
+        Arguments:
+            rows: (n, d).
+
+        Returns:
+            (n, d).
+        """
         return np.asarray(rows / self.weights)
 
     @property
@@ -220,7 +256,14 @@ class Mahalanobis(Quadratic):
         return 0.5 * xp.sum(displacement * (displacement @ matrix), axis=1)
 
     def divide(self, rows: Floats) -> Floats:
-        """M⁻¹ applied to each row."""
+        """M⁻¹ applied to each row.
+
+        Arguments:
+            rows: (n, d).
+
+        Returns:
+            (n, d).
+        """
         from scipy.linalg import cho_solve
 
         return np.asarray(cho_solve(self._factor, rows.T).T)
@@ -237,7 +280,7 @@ class _PowerOfNorm(Cost):
     power: float
 
     def _check_power(self) -> None:
-        if not (isinstance(self.power, int | float) and 1 <= self.power < math.inf):
+        if not (_is_number(self.power) and 1 <= self.power < math.inf):
             raise ParameterError(
                 f"{type(self).__name__}(power=…) takes a number of at least 1, not {self.power!r}: below 1 the cost is "
                 "not convex.",
@@ -245,20 +288,27 @@ class _PowerOfNorm(Cost):
             )
 
     @abstractmethod
-    def norm(self, displacement: Any) -> Any:
+    def _norm(self, displacement: Any) -> Any:
         """N of each row, (n,)."""
 
     @abstractmethod
     def dual_norm(self, dual: Floats) -> Floats:
-        """N* of each row, (n,)."""
+        """N* of each row.
+
+        Arguments:
+            dual: w, (n, d).
+
+        Returns:
+            (n,).
+        """
 
     @abstractmethod
-    def aligned(self, dual: Floats) -> Floats:
+    def _aligned(self, dual: Floats) -> Floats:
         """A δ of each row with N(δ) = 1 and ⟨w, δ⟩ = N*(w), (n, d)."""
 
     def of_displacement(self, displacement: Any) -> Any:
         """N(δ)^power/power of each row."""
-        size = self.norm(displacement)
+        size = self._norm(displacement)
         return size if self.power == 1 else size**self.power / self.power
 
     def conjugate(self, dual: Floats) -> Floats:
@@ -274,7 +324,7 @@ class _PowerOfNorm(Cost):
         if self.power == 1:
             return np.zeros_like(dual)
         size = self.dual_norm(dual) ** (1 / (self.power - 1))
-        return np.asarray(size[:, None] * self.aligned(dual))
+        return np.asarray(size[:, None] * self._aligned(dual))
 
 
 @dataclass(frozen=True)
@@ -303,16 +353,23 @@ class Euclidean(_PowerOfNorm):
         """In mathematics."""
         return "‖x − y‖" if self.power == 1 else f"‖x − y‖^{self.power:g}/{self.power:g}"
 
-    def norm(self, displacement: Any) -> Any:
+    def _norm(self, displacement: Any) -> Any:
         """‖δ‖ of each row."""
         xp = array_namespace(displacement)
         return xp.sqrt(xp.sum(displacement * displacement, axis=1))
 
     def dual_norm(self, dual: Floats) -> Floats:
-        """‖w‖ of each row."""
+        """‖w‖ of each row.
+
+        Arguments:
+            dual: w, (n, d).
+
+        Returns:
+            (n,).
+        """
         return np.asarray(np.linalg.norm(dual, axis=1))
 
-    def aligned(self, dual: Floats) -> Floats:
+    def _aligned(self, dual: Floats) -> Floats:
         """w/‖w‖."""
         size = self.dual_norm(dual)[:, None]
         return np.asarray(dual / np.where(size > 0, size, 1.0))
@@ -340,7 +397,7 @@ class PNorm(_PowerOfNorm):
 
     def __post_init__(self) -> None:
         self._check_power()
-        if not (isinstance(self.p, int | float) and self.p >= 1):
+        if not (_is_number(self.p) and self.p >= 1):
             raise ParameterError(
                 f"PNorm(p) takes a number of at least 1, not {self.p!r}: below 1 it is not convex.",
                 ways_out=["ak.costs.L1() is the sparsest of them."],
@@ -359,7 +416,7 @@ class PNorm(_PowerOfNorm):
             return 1.0
         return math.inf if self.p == 1 else self.p / (self.p - 1)
 
-    def norm(self, displacement: Any) -> Any:
+    def _norm(self, displacement: Any) -> Any:
         """‖δ‖_p of each row."""
         xp = array_namespace(displacement)
         size = xp.abs(displacement)
@@ -371,10 +428,17 @@ class PNorm(_PowerOfNorm):
         return scale[:, 0] * xp.sum((size / scale) ** self.p, axis=1) ** (1 / self.p)
 
     def dual_norm(self, dual: Floats) -> Floats:
-        """‖w‖_q of each row."""
-        return np.asarray(PNorm(self.dual_exponent).norm(dual))
+        """‖w‖_q of each row.
 
-    def aligned(self, dual: Floats) -> Floats:
+        Arguments:
+            dual: w, (n, d).
+
+        Returns:
+            (n,).
+        """
+        return np.asarray(PNorm(self.dual_exponent)._norm(dual))
+
+    def _aligned(self, dual: Floats) -> Floats:
         """sign(w)·|w|^(q−1), normalised; spread over the largest entries where q = ∞."""
         size = np.abs(dual)
         top = size.max(axis=1, keepdims=True)
@@ -382,7 +446,7 @@ class PNorm(_PowerOfNorm):
         exponent = self.dual_exponent - 1
         found = np.where(scaled == 1.0, 1.0, 0.0) if math.isinf(exponent) else scaled**exponent
         found = np.sign(dual) * found
-        length = np.asarray(self.norm(found))[:, None]
+        length = np.asarray(self._norm(found))[:, None]
         return np.asarray(found / np.where(length > 0, length, 1.0))
 
 
@@ -423,7 +487,7 @@ class ElasticNet(Cost):
     gamma: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.gamma, int | float) and 0 <= self.gamma < math.inf):
+        if not (_is_number(self.gamma) and 0 <= self.gamma < math.inf):
             raise ParameterError(
                 f"ElasticNet(gamma) takes a number of at least 0, not {self.gamma!r}.", ways_out=["ElasticNet(1.0)."]
             )
@@ -439,12 +503,30 @@ class ElasticNet(Cost):
         return xp.sum(displacement * displacement / 2 + self.gamma * xp.abs(displacement), axis=1)
 
     def conjugate(self, dual: Floats) -> Floats:
-        """½‖·‖² of w, soft-thresholded at γ."""
+        """½‖·‖² of each row, soft-thresholded at γ.
+
+        Arguments:
+            dual: w, (n, d), in units of cost per x.
+
+        Returns:
+            (n,), in units of cost.
+        """
         return np.asarray(0.5 * (self.best_displacement(dual) ** 2).sum(axis=1))
 
     def best_displacement(self, dual: Floats) -> Floats:
-        """Soft thresholding at γ."""
+        """Soft thresholding at γ.
+
+        Arguments:
+            dual: w, (n, d), in units of cost per x.
+
+        Returns:
+            δ, (n, d).
+        """
         return np.asarray(np.sign(dual) * np.maximum(np.abs(dual) - self.gamma, 0.0))
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, Real) and not isinstance(given, bool)
 
 
 def _numbers(given: Any, owner: str) -> Floats:

@@ -6,7 +6,7 @@ Recognition is numpy's work, so that a bid costs no import of numba.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,8 @@ __all__ = ["NumbaProxSolver", "NumbaSession"]
 
 #: Entries of v solved at a time (256 kB): temporaries stay in a cache, and the allocator hands out their pages again.
 _CHUNK_ENTRIES = 2**15
+#: Share of the tolerance beyond which a row is not tried again.
+_TIGHTEST = 1e-6
 #: Measured on one core: to load the compiled kernels from disk.
 _SECONDS_TO_OPEN = 0.05
 
@@ -205,6 +207,33 @@ class NumbaSession:
         return ProxSolution(maximiser, gap, unfinished, value)
 
     def _solve_chunk(self, points: Floats, weights: Floats | None) -> ProxSolution:
+        tolerance = self._opened.tolerance
+        found = self._solve_to(tolerance, points, weights)
+        wanted = self._wanted(points, weights, found)
+        missed = np.flatnonzero(~(found.gap <= wanted))
+        if missed.size:
+            # The kernels know the objective up to a constant of the row only, which the tolerance is relative to.
+            with np.errstate(invalid="ignore"):
+                ratio = float(np.nanmin(wanted[missed] / found.gap[missed], initial=0.5))
+            tighter = tolerance * min(0.5, max(0.5 * ratio, _TIGHTEST))
+            again = self._solve_to(tighter, points[missed], None if weights is None else weights[missed])
+            better = again.gap < found.gap[missed]
+            chosen = missed[better]
+            found.maximiser[chosen], found.gap[chosen] = again.maximiser[better], again.gap[better]
+            assert found.value is not None and again.value is not None
+            found.value[chosen] = again.value[better]
+            wanted = self._wanted(points, weights, found)
+        return replace(found, unfinished=~(found.gap <= wanted))
+
+    def _wanted(self, points: Floats, weights: Floats | None, found: ProxSolution) -> Floats:
+        """The largest gap that each row may have."""
+        step = found.maximiser - points
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = 0.5 * np.einsum("ij,ij->i", step, step)
+            objective = found.value - (self._opened.form.weight if weights is None else weights) * distance
+            return np.asarray(self._opened.tolerance * np.maximum(1.0, np.abs(objective)))
+
+    def _solve_to(self, tolerance: float, points: Floats, weights: Floats | None) -> ProxSolution:
         opened, form = self._opened, self._opened.form
         if weights is None:
             scales = np.ones(len(points))
@@ -215,7 +244,7 @@ class NumbaSession:
             centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
         # A point beyond float64 ends as a row without a bound.
         with np.errstate(over="ignore", invalid="ignore"):
-            solved = opened.kernel(centres, scales, opened.tolerance)
+            solved = opened.kernel(centres, scales, tolerance)
             maximiser = form.maximisers(solved.solutions)
             value = opened.constant - solved.value
             if opened.is_inclined:

@@ -149,7 +149,7 @@ def test_best_displacements_attain_the_conjugate(name):
 def test_aligned_displacements_attain_the_dual_norm(name):
     make, formula = COSTS[name]
     cost, duals = make(D), RNG.standard_normal((9, D))
-    along = cost.aligned(duals)
+    along = cost._aligned(duals)
     np.testing.assert_allclose(formula(along), 1.0, rtol=1e-12)
     np.testing.assert_allclose((along * duals).sum(axis=1), cost.dual_norm(duals), rtol=1e-12)
     others = RNG.standard_normal((4000, D))
