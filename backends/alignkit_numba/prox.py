@@ -34,8 +34,8 @@ __all__ = ["NumbaProxSolver", "NumbaSession"]
 _CHUNK_ENTRIES = 2**15
 #: Share of the tolerance beyond which a row is not tried again.
 _TIGHTEST = 1e-6
-#: Measured on one core: to load the compiled kernels from disk.
-_SECONDS_TO_OPEN = 0.05
+#: Measured on one core, once a process has loaded the kernels, which takes it a third of a second.
+_SECONDS_TO_OPEN = 1e-3
 
 
 class NumbaProxSolver:
