@@ -8,6 +8,10 @@ This is sequential Monte Carlo (Del Moral, Doucet and Jasra, "Sequential Monte C
 2006), its temperatures chosen by effective sample size. Where M only bounds exp F, draws of the last law are kept with
 probability exp(F)/M.
 
+Where a measure is a cover, draws tell how tight it has to be, and base draws tell nothing of where a strong reward
+leads. Then the first cover is one of exp(βF) for the largest β that base draws still see, and each later stage chooses
+one of its own, from the particles before it, so that the last is tight where q is.
+
 Every move is a test: it must leave the mean of r/λ where the resampled particles have it. Where it does not, the tilt
 has left what the network knows at that noise, and a gentler move is tried.
 
@@ -33,9 +37,10 @@ from alignkit.tilting.island_tilt import Indices, IslandTilt, moments_by_island,
 from alignkit.tilting.islands import ISLANDS, IslandResampling, by_island
 from alignkit.tilting.measures import TiltMeasure
 from alignkit.tilting.path import TiltPath
-from alignkit.tilting.selection import choose_measure
+from alignkit.tilting.selection import choose_measure, takes_cover
 from alignkit.tilting.target import TiltTarget
-from alignkit.tilting.weighting import largest_share, log_partitions
+from alignkit.tilting.trail import Trail
+from alignkit.tilting.weighting import effective_size, largest_share
 
 __all__ = ["AnnealedTilt", "fit_annealed", "particle_count"]
 
@@ -54,9 +59,13 @@ _PARTICLES_EXACT = 4864
 _ESS_SHARE_EXACT = 0.7
 # A path this long leads far beyond anything the network was trained on.
 _STAGES_MAX = 64
+# Draws show how tight a cover has to be while so large a share of them is, in effect, drawn from where it leads.
+_SEEN_SHARE = 1 / 32
 # The measure is chosen anew, from draws of the target's own region, unless this share of proposals is kept already.
 _ACCEPTANCE_FINE = 0.9
 _CHOICES_MAX = 4
+# What a new measure may cost of the effective sample size that a stage is to keep.
+_TOLERATED = 0.5
 # The least gain in acceptance, relative, that another measure is taken for.
 _GAIN = 0.01
 
@@ -155,6 +164,7 @@ class _Annealing:
         self._seed, self._progress = seed, progress
         self._share, self._stage, self._predicted = 0.0, 0, 1.0
         self._resampling = IslandResampling(count, seed)
+        self._trail: Trail
 
     def run(self, measure: TiltMeasure | None) -> AnnealedTilt:
         """Carry particles from p to q."""
@@ -168,35 +178,49 @@ class _Annealing:
         current = self._measured(drawn)
         exponents = self._target.exponent(current.features)
         before = Estimate.of_mean(exponents)
-        is_given = measure is not None
-        if measure is None and self._target.nonlinear is not None:
-            everywhere = np.full(self._count, 1 / self._count)
-            measure = self._choose_measure(current.features, everywhere, self._target.linear_part(current.features))
-        path = TiltPath(self._target, measure)
+        self._trail = Trail(current.features)
+        path = TiltPath(self._target, measure) if measure is not None else self._first_path(current.features)
         mover, calibration = self._mover(path, current, float(exponents.std()))
         # M₀ is a constant, of which the first reweighting does not know.
         self._resampling.scale(float(path.log_density(current.features[:1], 0.0)[0]))
         while self._share < 1.0:
-            current = self._raise_share(path, mover, current)
-        if not path.is_exact and not is_given:
+            path, current = self._raise_share(path, mover, current)
+        if not path.is_exact and measure is None:
             path, current = self._tighten(path, mover, current)
         return self._finish(path, mover, current, before, calibration)
 
     def _measured(self, x: Any) -> _Particles:
         return _Particles(x, self._session.features(x))
 
-    def _choose_measure(self, features: Floats, weights: Floats, log_densities: Floats) -> TiltMeasure:
-        """A measure that is tight for p·exp⟨h, x⟩, which has these log-densities against the law of weighted draws."""
+    @property
+    def _kept(self) -> float:
+        """The share of effective sample size that a stage is to keep."""
+        return _ESS_SHARE_EXACT if self._target.program.base.exact else _ESS_SHARE
+
+    def _first_path(self, features: Floats) -> TiltPath:
+        """A path from p as far as draws of it, with these features, show how tight a cover has to be."""
+        target, reach = self._target, 1.0
+        if target.nonlinear is None:
+            return TiltPath(target, None)
+        if takes_cover(target.nonlinear, target.weight):
+            exponents = target.exponent(features)
+            reach = largest_share(lambda share: share * exponents, _SEEN_SHARE, at_most=1.0)
+        return self._choose_path(features, reach)
+
+    def _choose_path(self, features: Floats, reach: float) -> TiltPath:
+        """A path whose measure is tight for the law at β = reach, as far as the laws passed show."""
         target = self._target
         assert target.nonlinear is not None
-        rows = target.coordinates_of(features)
-        return choose_measure(
+        measure = choose_measure(
             target.nonlinear,
-            target.weight,
-            pilot=rows,
+            target.weight / reach,
+            pilot=target.coordinates_of(features),
             box=target.box,
-            log_partition=lambda tilts: log_partitions(rows, weights, log_densities, tilts),
+            log_partition=lambda tilts: self._trail.log_partitions(
+                tilts, target.coordinates_of, lambda rows: reach * target.linear_part(rows)
+            ),
         )
+        return TiltPath(target, measure, reach)
 
     def _mover(self, path: TiltPath, current: _Particles, unit: float) -> tuple[_Mover, Calibration | None]:
         """The moves of this run, calibrated where the denoiser is learned."""
@@ -215,8 +239,8 @@ class _Annealing:
         gentlest, nfe = (sigma, _MOVE_NFE_EXACT) if calibration is None else (GENTLEST * entry, _MOVE_NFE)
         return _Mover(session, seed=self._seed, unit=unit, nfe=nfe, sigma=sigma, gentlest=gentlest), calibration
 
-    def _raise_share(self, path: TiltPath, mover: _Mover, current: _Particles) -> _Particles:
-        """One stage: raise β, resample and sweep."""
+    def _raise_share(self, path: TiltPath, mover: _Mover, current: _Particles) -> tuple[TiltPath, _Particles]:
+        """One stage: raise β, on another path where this one ends, resample and sweep."""
         if self._stage == _STAGES_MAX:
             raise ParameterError(
                 f"The reward over its weight, r/λ, is too strong for this base law: {_STAGES_MAX} stages of annealing "
@@ -228,13 +252,32 @@ class _Annealing:
             )
         at, features = self._share, current.features
         now = path.log_density(features, at)
-        kept = _ESS_SHARE_EXACT if self._target.program.base.exact else _ESS_SHARE
-        step = largest_share(lambda step: path.log_density(features, at + step) - now, kept, at_most=1.0 - at)
-        self._share = 1.0 if step >= 1.0 - at else at + step
+        if at < path.reach:
+            left = path.reach - at
+            step = largest_share(lambda step: path.log_density(features, at + step) - now, self._kept, at_most=left)
+            self._share = path.reach if step >= left else at + step
+        else:
+            path = self._path_onwards(features, now)
+            self._share = path.reach
         current = self._reweight(path, mover, current, path.log_density(features, self._share) - now)
         if self._progress is not None:
             self._progress("annealing", round(100 * self._share), 100)
-        return current
+        return path, current
+
+    def _path_onwards(self, features: Floats, now: Floats) -> TiltPath:
+        """A path that reaches one stage further than the law of the particles, whose log-densities are `now`."""
+        at, exponents = self._share, self._target.exponent(features)
+        step = largest_share(lambda step: step * exponents, self._kept, at_most=1.0 - at)
+        paths = []
+        for _ in range(_CHOICES_MAX):
+            reach = 1.0 if step >= 1.0 - at else at + step
+            path = self._choose_path(features, reach)
+            size = effective_size(path.log_density(features, reach) - now)
+            paths.append((size, path))
+            if size >= self._kept * _TOLERATED * self._count:
+                break
+            step /= 2
+        return max(paths, key=lambda found: found[0])[1]
 
     def _reweight(self, path: TiltPath, mover: _Mover, current: _Particles, increments: Floats) -> _Particles:
         """Resample every island by log-weights (N,), put their mean on its account, and sweep under β."""
@@ -242,7 +285,12 @@ class _Annealing:
         chosen = self._resampling(increments, stage=self._stage)
         resampled = _Particles(self._session.take(current.x, chosen), current.features[chosen])
         with naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
-            return mover.move(path, resampled, self._share, stage=self._stage)
+            moved = mover.move(path, resampled, self._share, stage=self._stage)
+        log_z, share = self._resampling.islands.log_partition.value, self._share
+        self._trail.add(
+            lambda features: path.log_density(features, share) - log_z, moved.features, self._resampling.weights
+        )
+        return moved
 
     def _tighten(self, path: TiltPath, mover: _Mover, current: _Particles) -> tuple[TiltPath, _Particles]:
         """Choose the bound anew, from draws of the region where it has to be tight, until that gains nothing more."""
@@ -252,8 +300,7 @@ class _Annealing:
             if self._predicted >= _ACCEPTANCE_FINE:
                 break
             density = path.log_density(current.features, 1.0)
-            to_linear = self._target.linear_part(current.features) - density
-            better = TiltPath(self._target, self._choose_measure(current.features, weights, to_linear))
+            better = self._choose_path(current.features, 1.0)
             increments = better.log_density(current.features, 1.0) - density
             mass = float(weights @ np.exp(increments))
             if mass > 1 - _GAIN:

@@ -54,7 +54,7 @@ def calibrate(
     exponents = path.target.exponent(features)
     spread, entry = float(exponents.std()), session.spread(x)
     at_base = path.log_density(features, 0.0)
-    share = largest_share(lambda share: path.log_density(features, share) - at_base, _ESS_SHARE, at_most=1.0)
+    share = largest_share(lambda share: path.log_density(features, share) - at_base, _ESS_SHARE, at_most=path.reach)
     if spread == 0:
         return Calibration(0.0, 0.0, share, entry * BOLDEST, 0.0)
 

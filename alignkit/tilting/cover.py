@@ -239,6 +239,7 @@ class _Program:
             core = np.maximum(core[0], lower), np.minimum(core[1], upper)
         points = self._first_points(core[0], core[1], lower, upper)
         rounds, stretch, sparse = 0, 0, False
+        least, best = math.inf, None
         while True:
             rounds += 1
             solution = self._weights(net, points, self._margins(points, core), sparse=sparse)
@@ -248,6 +249,9 @@ class _Program:
             while not math.isfinite(found.at_most) and stretch < (_STRETCHES if self.box is None else 0):
                 stretch += 1
                 found = self._excess(mixture, lower, upper, stretch)
+            total = float(np.logaddexp.reduce(solution.log_weights + net.log_z[net.active])) + max(found.at_most, 0.0)
+            if best is None or total < least:
+                least, best = total, (mixture, found)
             violated = found.values > self.effort.slack
             finer = net if sparse else self._finer(net, solution, points)
             taken = finer.active & ~np.pad(net.active, (0, len(finer.active) - len(net.active)))
@@ -260,6 +264,9 @@ class _Program:
                 finer = self._carrying(net, solution)
             points = np.vstack([points, self._spread_out(found.points[violated], core)])
             net = finer
+        if rounds == self.effort.rounds:
+            # Rounds that ran out end anywhere.
+            mixture, found = best
         if not math.isfinite(found.at_most):
             raise IntractableError(
                 "No mixture of exponentials was proved to bound exp(r/λ) everywhere.",

@@ -1,4 +1,4 @@
-"""The path of laws that annealing follows: p·M_β(Qx)·exp(β⟨h, x⟩), from p at β = 0 to a mixture of tilts at β = 1."""
+"""Paths of laws that annealing follows: p·M_β(Qx)·exp(β⟨h, x⟩), from p at β = 0 to a mixture of tilts at β = 1."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class TiltPath:
-    """The laws p·M_β(Qx)·exp(β⟨h, x⟩), each a mixture of tilts; the last, thinned by exp(F)/M, is the target.
+    """The laws p·M_β(Qx)·exp(β⟨h, x⟩), each a mixture of tilts; the one at β = 1, thinned by exp(F)/M, is the target.
 
     Arguments:
         target: q ∝ p·exp(F(Qx) + ⟨h, x⟩).
-        measure: has M ≥ exp F; None where k = 0, so that M = 1.
+        measure: has M ≥ exp(reach·F); None where k = 0, so that M = 1.
+        reach: the largest β it leads to; at less than 1 the target is reached on another path.
 
     Features, (n, k + l), are what a session opened on the target's program gives.
     """
 
     target: TiltTarget
     measure: TiltMeasure | None
+    reach: float = 1.0
 
     @property
     def is_exact(self) -> bool:
-        """Whether the law at β = 1 is the target, so that every draw of it is kept."""
+        """Whether the last law is exp(reach·e) times p; at reach 1 every draw of it is kept."""
         return self.measure is None or self.measure.is_exact
 
     def log_density(self, features: Floats, share: float) -> Floats:
@@ -40,7 +42,7 @@ class TiltPath:
         linear = share * self.target.linear_part(features)
         if self.measure is None:
             return linear
-        return self.measure.log_bound(self.target.coordinates_of(features), share) + linear
+        return self.measure.log_bound(self.target.coordinates_of(features), share / self.reach) + linear
 
     def draw_tilts(self, features: Floats, share: float, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:
         """Coordinates of a tilt Qᵀθ + βh for each row, θ from its law given the row: (n, k + l), or (1, l) if k = 0."""
@@ -48,11 +50,11 @@ class TiltPath:
         if self.measure is None:
             # One tilt for all rows spares the sampler a tilt for each.
             return self.target.tilts(rows[:1], share)
-        theta = self.measure.draw_tilts(rows, share=share, seed=seed, stage=stage, first_row=first_row)
+        theta = self.measure.draw_tilts(rows, share=share / self.reach, seed=seed, stage=stage, first_row=first_row)
         return self.target.tilts(theta, share)
 
     def log_acceptance(self, features: Floats) -> Floats:
-        """F(w) − log M(w), (n,): the log-probability of keeping a draw of the law at β = 1."""
+        """F(w) − log M(w), (n,), on a path to 1: the log-probability of keeping a draw of its last law."""
         if self.measure is None or self.measure.is_exact:
             return np.zeros(features.shape[0])
         rows = self.target.coordinates_of(features)

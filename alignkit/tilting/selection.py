@@ -29,7 +29,7 @@ from alignkit.tilting.measures import (
 )
 from alignkit.tilting.target import ranges_over
 
-__all__ = ["choose_finite", "choose_measure", "has_finite_measure", "missing_measure"]
+__all__ = ["choose_finite", "choose_measure", "has_finite_measure", "missing_measure", "takes_cover"]
 
 #: log Z of tilts under the law that is tilted, (j, k) to (j,).
 LogPartition = Callable[[Floats], Floats]
@@ -222,6 +222,21 @@ def has_finite_measure(nonlinear: Expression) -> bool:
         return False
     pieces = _pieces(parts.split.terms[0], parts.k)
     return pieces is not None and not pieces.smooth and pieces.offsets.size <= _PIECES_MAX
+
+
+def takes_cover(nonlinear: Expression, weight: float) -> bool:
+    """Whether the measure that `choose_measure` gives has covers, which draws of the law that is tilted make tight.
+
+    Arguments:
+        nonlinear, weight: as for `choose_measure`.
+
+    Example:
+        >>> from alignkit.expressions import Variable, norm2, sum_squares
+        >>> takes_cover(norm2(Variable(2)), 1.0), takes_cover(sum_squares(Variable(2)), 1.0)
+        (True, False)
+    """
+    parts = _Parts(nonlinear)
+    return not parts.is_separable or any(_own_measure(parts, term, weight) is None for term in parts.split.terms)
 
 
 def choose_measure(

@@ -15,6 +15,7 @@ from alignkit.contracts import TiltProgram
 from alignkit.errors import NonFiniteError, ParameterError, Status
 from alignkit.tilting.annealed import fit_annealed, particle_count
 from alignkit.tilting.calibration import calibrate
+from alignkit.tilting.engines import fit_tilt
 from alignkit.tilting.exact import ExactTiltSampler
 from alignkit.tilting.measures import FiniteMeasure
 from alignkit.tilting.path import TiltPath
@@ -225,6 +226,9 @@ REWARDS = {
 }
 
 
+STRONG_GRID = np.stack(np.meshgrid(*[np.arange(-13, 15, 0.05)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
 def convex(base, reward, slope=SLOPE):
     """The target of f(x) + ⟨slope, x⟩ on the plane, at λ = 1."""
     program = TiltProgram(base, np.vstack([np.eye(2), slope]), np.zeros((1, 3)), 1000)
@@ -298,6 +302,27 @@ class TestConvexRewards:
         assert predicted > 0.8 and abs(observed / predicted - 1) < 0.1
         log_z = truth(reward)[0]
         assert abs(fitted.moments.log_partition.value - log_z) < 4 * fitted.moments.log_partition.standard_error
+
+    @pytest.mark.parametrize("exact", [True, False], ids=["exact", "inexact"])
+    def test_covers_follow_a_strong_reward_to_where_it_leads(self, exact):
+        """Base draws are worth one or two where the reward leads: a cover chosen from them keeps next to nothing."""
+        wide = ak.base.GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [2.0, 1.0]], 1.0)
+        options = {"exact": True, "tail": 1.0} if exact else {}
+        reward = 4 * ak.norm2(W)
+        target = convex(learned(wide, dtype="float64", **options), reward)
+        fitted = fit_tilt(target, TorchTiltSampler(), engine="annealed", particles=2048, seed=0)
+        logs = [
+            math.log(share / (2 * np.pi)) - ((STRONG_GRID - mean) ** 2).sum(axis=1) / 2
+            for share, mean in zip([0.3, 0.7], [[-1.0, 0.0], [2.0, 1.0]], strict=True)
+        ]
+        exponent = reward.value(STRONG_GRID) + STRONG_GRID @ SLOPE
+        masses = np.logaddexp(*logs) + exponent + 2 * math.log(0.05)
+        log_z = np.logaddexp.reduce(masses)
+        moments = fitted.moments
+        assert abs(moments.log_partition.value - log_z) < 3 * moments.log_partition.standard_error < 0.5
+        after = np.exp(masses - log_z) @ exponent
+        assert abs(moments.after.value - after) < 3 * moments.after.standard_error < 0.5
+        assert moments.acceptance > 0.8 and "violated by 0 of" in moments.details["bound"]
 
     def test_a_wrong_bound_is_counted(self):
         target = convex(SMALL, ak.norm1(W), np.zeros(2))
