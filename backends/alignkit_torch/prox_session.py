@@ -12,7 +12,7 @@ from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution
 from alignkit.errors import StaleFitError
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.splitting import Quadratic
-from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
+from alignkit.transport.canonical import Uncanonical, canonical_form
 from alignkit.transport.separable import Separable
 from alignkit_torch.devices import float64_device, free_memory, rows_that_fit
 from alignkit_torch.prox_canonical import CanonicalProx
@@ -113,16 +113,14 @@ class TorchProxSession:
 
     def _engine_for_weights(self) -> CanonicalProx:
         if self._weighted is None:
-            form: ProximalForm | Uncanonical
-            if isinstance(self.engine, CanonicalProx):
-                engine, form = self.engine, self.engine.form
-            else:
-                form = canonical_form(self.problem)
-                if isinstance(form, Uncanonical):
-                    raise ValueError(f"Rows with a weight each need a canonical form, and {form.reason}.")
-                engine = CanonicalProx(self.problem, form, self.engine.device)
+            form = canonical_form(self.problem)
+            if isinstance(form, Uncanonical):
+                raise ValueError(f"Rows with a weight each need a canonical form, and {form.reason}.")
             if form.factor is not None:
                 raise ValueError("Rows with a weight each need a reward without quadratic summands.")
+            engine = self.engine
+            if not isinstance(engine, CanonicalProx):
+                engine = CanonicalProx(self.problem, form, engine.device)
             self._weighted = engine
         return self._weighted
 
