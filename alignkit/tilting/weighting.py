@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["effective_size", "largest_share", "largest_step", "log_partitions", "log_sums", "systematic_resampling"]
+__all__ = ["effective_size", "largest_share", "largest_step", "log_sums", "systematic_resampling"]
 
 Floats = NDArray[np.float64]
 
 _BISECTIONS = 100
 # Exponents held at once: 128 MiB.
 _ENTRIES = 1 << 24
-# An average of exponentials over fewer effective draws misses what lies beyond the outermost of them.
-_ESS_MIN = 64.0
 # Steps are wanted to this relative precision.
 _PRECISION = 1e-6
 
@@ -105,39 +103,9 @@ def log_sums(rows: Floats, log_weights: Floats, tilts: Floats) -> Floats:
         [0.0]
     """
     parts = [np.empty(0)]
-    for exponents in _exponents(rows, log_weights, tilts):
-        largest = exponents.max(axis=1)
-        parts.append(largest + np.log(np.exp(exponents - largest[:, None]).sum(axis=1)))
-    return np.concatenate(parts)
-
-
-def _exponents(rows: Floats, log_densities: Floats, tilts: Floats) -> Iterator[Floats]:
-    """⟨θ_j, w_i⟩ + a_i, (m, n), for blocks of tilts."""
     step = max(1, _ENTRIES // max(1, rows.shape[0]))
     for start in range(0, tilts.shape[0], step):
-        yield tilts[start : start + step] @ rows.T + log_densities
-
-
-def log_partitions(rows: Floats, weights: Floats, log_densities: Floats, tilts: Floats) -> Floats:
-    """log Σ W_i exp(⟨θ_j, w_i⟩ + a_i) for each tilt, (m,), or a bold guess where draws do not reach as far.
-
-    Draws see nothing beyond the outermost of them, so that a tilt which leads there seems to have next to no mass.
-    Where the sum rests on few draws, it is taken to be at least that of normal exponents of their mean and variance.
-
-    Arguments:
-        rows: w, (n, k).
-        weights: W, (n,), summing to 1.
-        log_densities: a, (n,).
-        tilts: θ, (m, k).
-    """
-    parts = [np.empty(0)]
-    for exponents in _exponents(rows, log_densities, tilts):
+        exponents = tilts[start : start + step] @ rows.T + log_weights
         largest = exponents.max(axis=1)
-        terms = np.exp(exponents - largest[:, None])
-        sums = terms @ weights
-        means = exponents @ weights
-        normal = means + ((exponents - means[:, None]) ** 2 @ weights) / 2
-        sizes = sums**2 / (terms**2 @ weights**2)
-        found = largest + np.log(sums)
-        parts.append(np.where(sizes < _ESS_MIN, np.maximum(found, normal), found))
+        parts.append(largest + np.log(np.exp(exponents - largest[:, None]).sum(axis=1)))
     return np.concatenate(parts)
