@@ -61,6 +61,10 @@ class HostRows:
         self._wide = np.empty((size, d)) if x.dtype != np.float64 else None
         self._moved = np.empty((size, d), x.dtype)
         self._up = None if lift.up is None else lift.up.astype(x.dtype)
+        # A matrix product of rank 1 takes longer than one of rank 2.
+        self._is_thin = self._up is not None and len(self._up) == 1
+        if self._up is not None and self._is_thin:
+            self._up = np.vstack([self._up, np.zeros_like(self._up)])
         self._shift = lift.shift.astype(x.dtype) if lift.shift.any() else None
 
     def read(self, part: slice, linear: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -98,6 +102,8 @@ class HostRows:
         places = kept + part.start
         held = self._x[places]  # a copy, as y may be x
         narrow = step.astype(self._x.dtype) if isinstance(step, np.ndarray) else None
+        if narrow is not None and self._is_thin:
+            narrow = np.hstack([narrow, np.zeros_like(narrow)])
         for first in range(part.start, part.stop, self._size):
             block = slice(first, min(first + self._size, part.stop))
             local = slice(block.start - part.start, block.stop - part.start)
@@ -110,8 +116,6 @@ class HostRows:
             moved = self._moved[: len(rows)]
             if self._up is None:
                 np.copyto(moved, self._lift.embed(narrow[local]))
-            elif len(self._up) == 1:  # a product of rank 1 is slow as a matrix product
-                np.multiply(narrow[local], self._up, out=moved)
             else:
                 np.matmul(narrow[local], self._up, out=moved)
             if self._shift is not None:
