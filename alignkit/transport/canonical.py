@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.contracts import Floats, ProxProblem
-from alignkit.expressions.arrays import is_operator
-from alignkit.expressions.atom import Atom, Reduction
+from alignkit.expressions.arrays import is_operator, logsumexp
 from alignkit.expressions.atoms.elementwise import Abs, Huber, Neg, Pos
 from alignkit.expressions.atoms.exponential import Logistic
 from alignkit.expressions.atoms.norms import Norm1, NormInf
@@ -94,8 +93,7 @@ class SoftMaximum:
 
     def value(self, entries: Floats) -> Floats:
         """φ of rows a, (n, m) to (n,)."""
-        top = entries.max(axis=1)
-        return np.asarray(self.weight * (top + np.log(np.exp(entries - top[:, None]).sum(axis=1))))
+        return np.asarray(self.weight * logsumexp(np, entries, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,16 +270,12 @@ class _Gathered:
             return "is not concave"
         for kinds, rule in _RULES:
             if isinstance(atom, kinds):
-                return rule(self, term)
+                maps = [affine_over(arg, self.split.dimension) for arg in atom.args]
+                if any(is_operator(inside.matrix) for inside in maps):
+                    return "takes its argument from an operator"
+                matrix = np.vstack([_dense(inside.matrix) for inside in maps])
+                return rule(self, term, matrix, np.concatenate([inside.offset for inside in maps]))
         return f"has no batched proximal method here: {atom.name} is not one of its atoms"
-
-    def rows_of(self, atom: Atom, position: int = 0) -> tuple[Floats, Floats] | None:
-        """The affine map of an argument, M (m, k) and its offset (m,); None where it is an operator."""
-        inside = affine_over(atom.args[position], self.split.dimension)
-        if is_operator(inside.matrix):
-            return None
-        matrix = inside.matrix if isinstance(inside.matrix, np.ndarray) else inside.matrix.toarray()
-        return np.asarray(matrix, dtype=np.float64), np.asarray(inside.offset, dtype=np.float64)
 
     def put(self, block: Block, matrix: Floats, offset: Floats) -> None:
         """Add a block; blocks of absolute values are joined."""
@@ -313,15 +307,12 @@ class _Gathered:
         return ProximalForm(matrix, offset, tuple(self.blocks), sizes, factor, vector, float(weight))
 
 
-_NO_OPERATOR = "takes its argument from an operator"
+def _dense(matrix: Any) -> Floats:
+    return np.asarray(matrix if isinstance(matrix, np.ndarray) else matrix.toarray(), dtype=np.float64)
 
 
-def _add_absolute(gathered: _Gathered, term: Term) -> str | None:
-    inside = gathered.rows_of(term.atom)
-    if inside is None:
-        return _NO_OPERATOR
-    _put_absolute(gathered, -spread(term.atom, term.coefficients), *inside)
-    return None
+def _add_absolute(gathered: _Gathered, term: Term, matrix: Floats, offset: Floats) -> None:
+    _put_absolute(gathered, -spread(term.atom, term.coefficients), matrix, offset)
 
 
 def _put_absolute(gathered: _Gathered, weights: Floats, matrix: Floats, offset: Floats) -> None:
@@ -330,34 +321,20 @@ def _put_absolute(gathered: _Gathered, weights: Floats, matrix: Floats, offset: 
         gathered.put(Absolute(weights[kept]), matrix[kept], offset[kept])
 
 
-def _add_positive(gathered: _Gathered, term: Term) -> str | None:
+def _add_positive(gathered: _Gathered, term: Term, matrix: Floats, offset: Floats) -> None:
     """max(a, 0) = ½|a| + ½a."""
-    inside = gathered.rows_of(term.atom)
-    if inside is None:
-        return _NO_OPERATOR
     sign = -1.0 if isinstance(term.atom, Neg) else 1.0
     weights = -spread(term.atom, term.coefficients)
-    _put_absolute(gathered, 0.5 * weights, *inside)
-    gathered.vector -= 0.5 * sign * (weights @ inside[0])
-    return None
+    _put_absolute(gathered, 0.5 * weights, matrix, offset)
+    gathered.vector -= 0.5 * sign * (weights @ matrix)
 
 
-def _add_top(gathered: _Gathered, term: Term) -> str | None:
-    atom = term.atom
-    if atom.size != 1:
-        return "has several entries"
-    mirrored = isinstance(atom, Min | Minimum)
-    if isinstance(atom, Reduction):
-        found = [gathered.rows_of(atom)]
-    else:
-        found = [gathered.rows_of(atom, position) for position in range(len(atom.args))]
-    rows = [inside for inside in found if inside is not None]
-    if len(rows) < len(found):
-        return _NO_OPERATOR
-    sign = -1.0 if mirrored else 1.0
-    matrix = sign * np.vstack([inside[0] for inside in rows])
-    offset = sign * np.concatenate([inside[1] for inside in rows])
-    if isinstance(atom, NormInf):
+def _add_top(gathered: _Gathered, term: Term, matrix: Floats, offset: Floats) -> str | None:
+    if term.atom.size != 1:
+        return _SEVERAL
+    sign = -1.0 if isinstance(term.atom, Min | Minimum) else 1.0
+    matrix, offset = sign * matrix, sign * offset
+    if isinstance(term.atom, NormInf):
         matrix, offset = np.vstack([matrix, -matrix]), np.concatenate([offset, -offset])
     weight = -sign * float(term.coefficients[0])
     if weight > 0:
@@ -365,40 +342,32 @@ def _add_top(gathered: _Gathered, term: Term) -> str | None:
     return None
 
 
-def _add_soft_maximum(gathered: _Gathered, term: Term) -> str | None:
+def _add_soft_maximum(gathered: _Gathered, term: Term, matrix: Floats, offset: Floats) -> str | None:
     if term.atom.size != 1:
-        return "has several entries"
-    inside = gathered.rows_of(term.atom)
-    if inside is None:
-        return _NO_OPERATOR
+        return _SEVERAL
     weight = -float(term.coefficients[0])
     if weight > 0:
-        gathered.put(SoftMaximum(weight), *inside)
+        gathered.put(SoftMaximum(weight), matrix, offset)
     return None
 
 
-def _add_huber(gathered: _Gathered, term: Term) -> str | None:
-    inside = gathered.rows_of(term.atom)
-    if inside is None:
-        return _NO_OPERATOR
+def _add_huber(gathered: _Gathered, term: Term, matrix: Floats, offset: Floats) -> None:
     assert isinstance(term.atom, Huber)
     kept = term.coefficients < 0
     if kept.any():
-        gathered.put(HuberLoss(-term.coefficients[kept], float(term.atom.M)), inside[0][kept], inside[1][kept])
-    return None
+        gathered.put(HuberLoss(-term.coefficients[kept], float(term.atom.M)), matrix[kept], offset[kept])
 
 
-def _add_logistic(gathered: _Gathered, term: Term) -> str | None:
-    inside = gathered.rows_of(term.atom)
-    if inside is None:
-        return _NO_OPERATOR
+def _add_logistic(gathered: _Gathered, term: Term, matrix: Floats, offset: Floats) -> None:
     kept = term.coefficients < 0
     if kept.any():
-        gathered.put(LogisticLoss(-term.coefficients[kept]), inside[0][kept], inside[1][kept])
-    return None
+        gathered.put(LogisticLoss(-term.coefficients[kept]), matrix[kept], offset[kept])
 
 
-_Rule = Callable[[_Gathered, Term], str | None]
+_SEVERAL = "has several entries"
+
+#: Adds a term to the blocks, given its arguments as one stacked affine map, or says why not.
+_Rule = Callable[[_Gathered, Term, Floats, Floats], str | None]
 
 _RULES: tuple[tuple[tuple[type[Any], ...], _Rule], ...] = (
     ((Abs, Norm1), _add_absolute),

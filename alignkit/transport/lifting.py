@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from alignkit.contracts import Composition, Displacement, Floats
 from alignkit.errors import ShapeError, UnboundedTransportError
@@ -45,23 +44,8 @@ class Lift:
     constant: float = 0.0
     shift_cost: float = 0.0
 
-    def coordinates(self, rows: Any) -> Any:
-        """v of float64 rows x, (n, d) to (n, k)."""
-        if self.down is None:
-            found = self.subspace.project(rows)
-        else:
-            xp = array_namespace(rows)
-            found = rows @ xp.asarray(self.down, device=rows.device).T
-        if self.offset.any():
-            xp = array_namespace(found)
-            found = found + xp.asarray(self.offset, device=found.device)
-        return found
-
     def embed(self, displacements: Any) -> Any:
-        """Eᵀu of rows u, (n, m) to (n, d), in the dtype and on the device of u."""
-        if self.up is not None:
-            xp = array_namespace(displacements)
-            return displacements @ xp.asarray(self.up, dtype=displacements.dtype, device=displacements.device)
+        """Eᵀu of rows u, (n, m) to (n, d), where E is no matrix; any library, dtype and device."""
         return displacements if self.displacement is not None else self.subspace.embed(displacements)
 
 

@@ -70,8 +70,8 @@ def reduce_transport(
         raise ParameterError(f"The tolerance is a relative gap between 0 and 1, not {tolerance}.", ways_out=["1e-6"])
     if rows < 0:
         raise ParameterError(f"The number of rows is at least 0, not {rows}.")
-    check_transport(composition, weight, cost)
     lifted = lift(composition, weight, cost)
+    _check_lifted(lifted, composition, weight, cost)
     if lifted.nonlinear is None:
         return None
     return ProxProblem(
@@ -92,7 +92,12 @@ def check_transport(composition: Composition, weight: float, cost: Cost, *, rewa
         ShapeError: the cost is for points of another size.
         UnboundedTransportError: with the summand that grows most.
     """
-    lifted = lift(composition, weight, cost)
+    _check_lifted(lift(composition, weight, cost), composition, weight, cost, reward)
+
+
+def _check_lifted(
+    lifted: Lift, composition: Composition, weight: float, cost: Cost, reward: Expression | None = None
+) -> None:
     if lifted.nonlinear is None:
         return
     if isinstance(cost, Euclidean) and cost.power == 1:
@@ -240,10 +245,10 @@ class TransportMap:
         unfinished = np.zeros(count, dtype=bool)
         largest = max(1, self.composition.dimension)
         step = max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // max(1, self.composition.ambient)))
-        moving = rows_of(flat, y, self._lift)
+        moving = rows_of(flat, y, self._lift, self.composition.linear)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
-            points, earned, bad = moving.read(part, self.composition.linear)
+            points, earned, bad = moving.read(part)
             if bad.size and on_error == "raise":
                 raise _not_finite(part.start + int(bad[0]))
             points[bad], earned[bad] = 0.0, 0.0

@@ -28,7 +28,7 @@ _THINNEST = 32
 class Rows(Protocol):
     """x, (n, d), and y of the same kind."""
 
-    def read(self, part: slice, linear: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    def read(self, part: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """v (m, k) and ⟨g, x⟩ (m,) of some rows, in float64, and which of them are not finite, counted from `part`."""
         ...
 
@@ -37,21 +37,22 @@ class Rows(Protocol):
         ...
 
 
-def rows_of(x: Any, y: Any, lift: Lift) -> Rows:
+def rows_of(x: Any, y: Any, lift: Lift, linear: Floats) -> Rows:
     """Rows with the reduction that they are read by.
 
     Arguments:
         x, y: (n, d), real floating, of one library; y may be x.
         lift: the reduction.
+        linear: g, (d,).
     """
     plain = isinstance(x, np.ndarray) and x.dtype.itemsize >= 4
-    return HostRows(x, y, lift) if plain else DeviceRows(x, y, lift)
+    return HostRows(x, y, lift, linear) if plain else DeviceRows(x, y, lift, linear)
 
 
 class HostRows:
     """Rows in numpy's memory, float32 or float64; for the arguments see `rows_of`."""
 
-    def __init__(self, x: NDArray[Any], y: NDArray[Any], lift: Lift) -> None:
+    def __init__(self, x: NDArray[Any], y: NDArray[Any], lift: Lift, linear: Floats) -> None:
         self._x, self._y, self._lift = x, y, lift
         d = x.shape[1]
         block, width = max(1, _BLOCK_ENTRIES // max(1, d)), lift.offset.size + 2
@@ -66,18 +67,19 @@ class HostRows:
         if self._up is not None and self._is_thin:
             self._up = np.vstack([self._up, np.zeros_like(self._up)])
         self._shift = lift.shift.astype(x.dtype) if lift.shift.any() else None
+        self._is_projected = lift.down is None and lift.offset.size > 0
+        self._has_linear = bool(linear.any())
+        # A row of ones meets every entry, so that a NaN or an infinity anywhere shows in what is multiplied anyway.
+        stacked = [lift.down] if lift.down is not None else []
+        stacked += [linear[None]] if self._has_linear else []
+        self._stacked = np.ascontiguousarray(np.vstack([*stacked, np.ones((1, d))]).T)
 
-    def read(self, part: slice, linear: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    def read(self, part: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """See `Rows.read`."""
         lift, count = self._lift, part.stop - part.start
         k = lift.offset.size
-        down = np.empty((0, self._x.shape[1])) if k == 0 else lift.down
-        has_linear = bool(linear.any())
-        # A row of ones meets every entry, so that a NaN or an infinity anywhere shows in what is multiplied anyway.
-        extra = [linear[None], np.ones((1, len(linear)))] if has_linear else [np.ones((1, len(linear)))]
-        stacked = np.ascontiguousarray(np.vstack([*([] if down is None else [down]), *extra]).T)
-        found = np.empty((count, stacked.shape[1]))
-        points = np.empty((count, k)) if down is None else found[:, :k]
+        found = np.empty((count, self._stacked.shape[1]))
+        points = np.empty((count, k)) if self._is_projected else found[:, :k]
         with np.errstate(over="ignore", invalid="ignore"):
             for first in range(part.start, part.stop, self._size):
                 block = slice(first, min(first + self._size, part.stop))
@@ -86,12 +88,12 @@ class HostRows:
                 if self._wide is not None:
                     wide = self._wide[: len(wide)]
                     np.copyto(wide, self._x[block])
-                np.matmul(wide, stacked, out=found[local])
-                if down is None:
+                np.matmul(wide, self._stacked, out=found[local])
+                if self._is_projected:
                     points[local] = lift.subspace.project(wide)
         if lift.offset.any():
             points = points + lift.offset
-        earned = found[:, -2] if has_linear else np.zeros(count)
+        earned = found[:, -2] if self._has_linear else np.zeros(count)
         bad = np.flatnonzero(~np.isfinite(found[:, -1]))
         if bad.size:  # a sum of large numbers may overflow
             bad = bad[~np.isfinite(self._x[part][bad]).all(axis=1)]
@@ -128,31 +130,36 @@ class HostRows:
 class DeviceRows:
     """Rows of any library and device, and of narrow types; for the arguments see `rows_of`."""
 
-    def __init__(self, x: Any, y: Any, lift: Lift) -> None:
+    def __init__(self, x: Any, y: Any, lift: Lift, linear: Floats) -> None:
         self._x, self._y, self._lift = x, y, lift
         self._xp, self._device = array_namespace(x), device(x)
         self._narrow = self._xp.float32 if x.dtype.itemsize < 4 else x.dtype
+        wide = self._xp.float64
+        self._down = None if lift.down is None else self._asarray(lift.down.T, wide)
+        self._linear = self._asarray(linear, wide) if linear.any() else None
+        self._up = None if lift.up is None else self._asarray(lift.up, self._narrow)
+        self._shift = self._asarray(lift.shift, self._narrow) if lift.shift.any() else None
         entries = _BLOCK_ENTRIES if str(self._device) == "cpu" else 2**25
         self._size = max(1, entries // max(1, x.shape[1]))
 
     def _asarray(self, values: Floats, dtype: Any) -> Any:
         return self._xp.asarray(values, dtype=dtype, device=self._device)
 
-    def read(self, part: slice, linear: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    def read(self, part: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """See `Rows.read`."""
         xp, lift, count = self._xp, self._lift, part.stop - part.start
         points, earned, sums = np.empty((count, lift.offset.size)), np.zeros(count), np.empty(count)
-        slope = self._asarray(linear, xp.float64) if linear.any() else None
         for first in range(part.start, part.stop, self._size):
             block = slice(first, min(first + self._size, part.stop))
             local = slice(block.start - part.start, block.stop - part.start)
             wide = xp.astype(self._x[block, :], xp.float64)
             with np.errstate(over="ignore", invalid="ignore"):
                 if lift.offset.size:
-                    points[local] = _to_host(lift.coordinates(wide))
-                if slope is not None:
-                    earned[local] = _to_host(wide @ slope)
+                    points[local] = _to_host(lift.subspace.project(wide) if self._down is None else wide @ self._down)
+                if self._linear is not None:
+                    earned[local] = _to_host(wide @ self._linear)
                 sums[local] = _to_host(xp.sum(wide, axis=1))
+        points += lift.offset
         bad = np.flatnonzero(~np.isfinite(sums))
         if bad.size:  # a sum of large numbers may overflow
             chosen = self._x[part, :][xp.asarray(bad, device=self._device), :]
@@ -164,8 +171,6 @@ class DeviceRows:
         xp, narrow = self._xp, self._narrow
         places = xp.asarray(kept + part.start, device=self._device)
         held = self._x[places, :]  # a copy, as y may be x
-        up = None if self._lift.up is None else self._asarray(self._lift.up, narrow)
-        shift = self._asarray(self._lift.shift, narrow) if self._lift.shift.any() else None
         for first in range(part.start, part.stop, self._size):
             block = slice(first, min(first + self._size, part.stop))
             local = slice(block.start - part.start, block.stop - part.start)
@@ -174,9 +179,9 @@ class DeviceRows:
                 moved = moved + self._asarray(step.rows(local).dense(self._x.shape[1]), narrow)
             elif step is not None:
                 inner = self._asarray(step[local], narrow)
-                moved = moved + (self._lift.embed(inner) if up is None else inner @ up)
-            if shift is not None:
-                moved = moved + shift
+                moved = moved + (self._lift.embed(inner) if self._up is None else inner @ self._up)
+            if self._shift is not None:
+                moved = moved + self._shift
             self._y[block, :] = xp.astype(moved, self._y.dtype)
         if kept.size:
             self._y[places, :] = held
