@@ -199,11 +199,13 @@ def test_another_cost_matrix_or_kind_of_displacement_needs_a_new_session():
 
 @pytest.mark.parametrize("name", ["euclidean", "ℓ1", "ℓ_1.5", "ℓ_∞"])
 def test_duals_that_miss_the_ball_are_mended_by_an_anchor(name):
-    problem, points = problem_of(-2.0 * ak.norm2(a), COSTS[name], rows=8), RNG.standard_normal((8, K))
+    problem, points = problem_of(-2.0 * ak.norm2(a), COSTS[name], rows=8), np.random.default_rng(0).normal(size=(8, K))
     session = CvxpyProxSolver().open(problem)
     session._seeks_anchor = False
     block = Block(session.tree, session.penalty, points)
     answer = session._program(block).solve(block)
+    # The ball of a slightly smaller λ, which duals on the edge of this one miss whatever the solver's rounding was.
+    session.penalty = replace(session.penalty, weight=(1 - 2e-9) * session.penalty.weight)
     assert np.isinf(session._certify(points, answer).gap).any()
     session._seeks_anchor = True
     mended = session._certify(points, answer)
