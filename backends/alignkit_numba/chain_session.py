@@ -7,6 +7,7 @@ import numpy as np
 from alignkit.citations import Citation
 from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution
 from alignkit.transport.chains import TotalVariationForm, total_variation_form
+from alignkit_numba.methods import runs_on
 
 __all__ = ["TAUT_STRING", "ChainSession", "chain_seconds"]
 
@@ -20,8 +21,6 @@ TAUT_STRING = Citation(
     doi="10.1109/LSP.2013.2278339",
 )
 
-#: Entries of v solved at a time (32 MB), so that progress is told.
-_CHUNK_ENTRIES = 2**22
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -44,34 +43,23 @@ class ChainSession:
         """Solve one batch of rows v, (n, k), float64."""
         from alignkit_numba.total_variation import solve_total_variation
 
-        points = np.asarray(points, dtype=np.float64)
-        form, count = self._form, len(points)
-        maximiser, gap, value = np.empty_like(points), np.empty(count), np.empty(count)
-        unfinished = np.empty(count, dtype=np.bool_)
-        step = max(1, _CHUNK_ENTRIES // points.shape[1])
-        for first in range(0, max(count, 1), step):
-            part = slice(first, min(first + step, count))
-            with np.errstate(over="ignore", invalid="ignore"):
-                found = solve_total_variation(form.centres(points[part]), form.weight, form.strengths)
-                maximiser[part] = form.maximisers(found.maximiser)
-                value[part] = form.value(found.maximiser)
-                # A slip in the change of variables moves z as far, and 2√(Gλ/2)·slip bounds what a gap G gains by it.
-                size = np.abs(points[part]).sum(axis=1) + np.abs(form.vector).sum() / form.weight
-                slip = 4 * _EPS * (size + np.abs(form.origin).sum()) * np.sqrt(0.5 * form.weight)
-                gap[part] = (np.sqrt(found.gap) + slip) ** 2
-            unfinished[part] = found.unfinished
-            if progress is not None:
-                progress("numba", part.stop, count)
+        points, form = np.asarray(points, dtype=np.float64), self._form
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = solve_total_variation(form.centres(points), form.weight, form.strengths)
+            value = form.value(found.maximiser)
+            # A slip in the change of variables moves z as far, and 2√(Gλ/2)·slip bounds what a gap G gains by it.
+            size = np.abs(points).sum(axis=1) + np.abs(form.vector).sum() / form.weight
+            slip = 4 * _EPS * (size + np.abs(form.origin).sum()) * np.sqrt(0.5 * form.weight)
+            gap = (np.sqrt(found.gap) + slip) ** 2
         gap[~np.isfinite(gap) | ~np.isfinite(value)] = np.inf
-        return ProxSolution(maximiser, gap, unfinished | ~np.isfinite(gap), value)
+        if progress is not None:
+            progress("numba", len(points), len(points))
+        return ProxSolution(form.maximisers(found.maximiser), gap, found.unfinished | np.isinf(gap), value)
 
     def update(self, problem: ProxProblem) -> bool:
         """Answer another problem from now on, if it is of this kind."""
-        form = (
-            total_variation_form(problem)
-            if problem.displacement is None and problem.device in ("auto", "cpu")
-            else None
-        )
+        is_of_kind = problem.displacement is None and runs_on(problem.device)
+        form = total_variation_form(problem) if is_of_kind else None
         if form is None:
             return False
         self._form = form

@@ -14,7 +14,7 @@ from alignkit.transport.canonical import Absolute, HuberLoss, ProximalForm, TopO
 from alignkit_numba.loss import SmoothLoss
 from alignkit_numba.solved import Solved
 
-__all__ = ["Kernel", "Method", "method_of"]
+__all__ = ["Kernel", "Method", "method_of", "runs_on"]
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -37,6 +37,11 @@ class Method:
     prepare: Callable[[ProximalForm], Kernel]
     seconds_per_row: Callable[[ProximalForm], float]
     citations: tuple[Citation, ...]
+
+
+def runs_on(device: str) -> bool:
+    """Whether the compiled kernels run where a problem asks for; CPUs are all."""
+    return device in ("auto", "cpu")
 
 
 def method_of(form: ProximalForm) -> Method:

@@ -10,6 +10,7 @@ from alignkit.citations import Citation
 from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution, SparseRows
 from alignkit.transport.canonical import Absolute, ProximalForm, TopOf, canonical_form
 from alignkit.transport.costs import PNorm
+from alignkit_numba.methods import runs_on
 
 __all__ = ["DUAL_SIMPLEX", "PolytopeSession", "SparseForm", "sparse_form"]
 
@@ -23,8 +24,6 @@ DUAL_SIMPLEX = Citation(
 
 #: Up to this many absolute values the vertices are listed, and a row takes the best.
 _LISTED = 3
-#: Rows solved at a time, so that progress is told.
-_CHUNK_ROWS = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,32 +108,26 @@ class PolytopeSession:
         """Solve one batch of rows v, (n, k), float64."""
         from alignkit_numba.polytope import solve_over_polytope
 
-        points = np.asarray(points, dtype=np.float64)
-        form, count = self._form, len(points)
-        width = len(form.offset) - isinstance(form.block, TopOf)
-        coordinates, amounts = np.zeros((count, width), dtype=np.int64), np.zeros((count, width))
-        maximiser, gap, unfinished = points.copy(), np.empty(count), np.empty(count, dtype=np.bool_)
-        for first in range(0, max(count, 1), _CHUNK_ROWS):
-            part = slice(first, min(first + _CHUNK_ROWS, count))
-            with np.errstate(over="ignore", invalid="ignore"):
-                found = solve_over_polytope(self._polytope, points[part] @ form.matrix.T + form.offset)
-                coordinates[part], amounts[part] = found.coordinates, found.amounts
-                if form.rows is None:
-                    SparseRows(found.coordinates, found.amounts).add_to(maximiser[part])
-                else:
-                    for place, amount in zip(found.coordinates.T, found.amounts.T, strict=True):
-                        maximiser[part] += amount[:, None] * form.rows.T[place]
-            gap[part], unfinished[part] = found.gap, found.unfinished
-            if progress is not None:
-                progress("numba", part.stop, count)
-        gap[~np.isfinite(gap)] = np.inf
-        moves = SparseRows(coordinates, amounts)
-        return ProxSolution(maximiser, gap, unfinished | np.isinf(gap), displacement=moves)
+        points, form = np.asarray(points, dtype=np.float64), self._form
+        maximiser = points.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = solve_over_polytope(self._polytope, points @ form.matrix.T + form.offset)
+            moves = SparseRows(found.coordinates, found.amounts)
+            if form.rows is None:
+                moves.add_to(maximiser)
+            else:
+                for place, amount in zip(moves.coordinates.T, moves.amounts.T, strict=True):
+                    maximiser += amount[:, None] * form.rows.T[place]
+        gap = np.where(np.isfinite(found.gap), found.gap, np.inf)
+        if progress is not None:
+            progress("numba", len(points), len(points))
+        return ProxSolution(maximiser, gap, found.unfinished | np.isinf(gap), displacement=moves)
 
     def update(self, problem: ProxProblem) -> bool:
         """Answer another problem from now on, if it is of this kind."""
-        form = sparse_form(problem) if problem.displacement is not None and problem.device in ("auto", "cpu") else ""
-        if isinstance(form, str):
+        is_of_kind = problem.displacement is not None and runs_on(problem.device)
+        form = sparse_form(problem) if is_of_kind else None
+        if not isinstance(form, SparseForm):
             return False
         self._prepare(form)
         return True

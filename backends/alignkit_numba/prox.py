@@ -25,7 +25,7 @@ from alignkit.expressions.splitting import split
 from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
 from alignkit.transport.chains import total_variation_form
 from alignkit_numba.chain_session import TAUT_STRING, ChainSession, chain_seconds
-from alignkit_numba.methods import Kernel, method_of
+from alignkit_numba.methods import Kernel, method_of, runs_on
 from alignkit_numba.polytope_session import DUAL_SIMPLEX, PolytopeSession, sparse_form
 
 __all__ = ["NumbaProxSolver", "NumbaSession"]
@@ -96,7 +96,7 @@ class _Offer:
 
 def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
     """The way to solve a problem, or why there is none."""
-    if not _runs_on(problem.device):
+    if not runs_on(problem.device):
         return Uncanonical(f"it runs on the CPU alone, not on {problem.device}")
     if problem.displacement is not None:
         sparse = sparse_form(problem)
@@ -180,7 +180,7 @@ class NumbaSession:
         Returns:
             True; False where the problem is one that the backend refuses.
         """
-        form = _form(problem) if problem.displacement is None and _runs_on(problem.device) else None
+        form = _form(problem) if problem.displacement is None and runs_on(problem.device) else None
         if not isinstance(form, ProximalForm):
             return False
         self._opened = _Opened.of(problem, form)
@@ -253,10 +253,6 @@ class NumbaSession:
                 value += 0.5 * np.einsum("ij,ij->i", maximiser @ opened.hessian, maximiser)
         gap = solved.gap if weights is None else solved.gap / scales
         return ProxSolution(maximiser, gap, solved.unfinished, value)
-
-
-def _runs_on(device: str) -> bool:
-    return device in ("auto", "cpu")
 
 
 def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:

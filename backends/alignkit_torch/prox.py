@@ -8,10 +8,10 @@ from __future__ import annotations
 from alignkit.citations import Citation
 from alignkit.contracts import Bid, Guarantee, ProxProblem, ProxSession, Refusal
 from alignkit.expressions.splitting import Quadratic
-from alignkit.transport.canonical import ProximalForm
+from alignkit.transport.canonical import ProximalForm, Uncanonical
 from alignkit.transport.separable import Separable
 from alignkit_torch.prox_cost import DIRECT_DIMENSION, seconds_of
-from alignkit_torch.prox_plan import Obstacle, plan
+from alignkit_torch.prox_plan import plan
 
 __all__ = ["TorchProxSolver"]
 
@@ -89,7 +89,7 @@ class TorchProxSolver:
     def bid(self, problem: ProxProblem) -> Bid | Refusal:
         """Offer a closed form or a certified method, or say which summand has neither."""
         how = plan(problem)
-        if isinstance(how, Obstacle):
+        if isinstance(how, Uncanonical):
             return Refusal(self.name, how.reason)
         rows, k = problem.rows, problem.dimension
         if isinstance(how, ProximalForm):
@@ -113,7 +113,7 @@ class TorchProxSolver:
         from alignkit_torch.prox_session import TorchProxSession
 
         how = plan(problem)
-        if isinstance(how, Obstacle):
+        if isinstance(how, Uncanonical):
             raise ValueError(f"The torch backend refuses this problem: {how.reason}.")
         return TorchProxSession(problem, how)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from alignkit.expressions.splitting import Quadratic, Split, split
 from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
 from alignkit.transport.separable import Separable, separable_form
 
-__all__ = ["Obstacle", "Plan", "plan"]
+__all__ = ["Plan", "plan"]
 
 #: Up to this k a dense product costs less than a binary search an entry.
 _SMALL_DIMENSION = 64
@@ -20,22 +19,11 @@ _SMALL_DIMENSION = 64
 _MARGIN = 1e-10
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """Why a problem is refused.
-
-    Arguments:
-        reason: a sentence that names the summand.
-    """
-
-    reason: str
-
-
 #: A quadratic λ dominates, a sum over coordinates, or a canonical form.
 Plan = Quadratic | Separable | ProximalForm
 
 
-def plan(problem: ProxProblem) -> Plan | Obstacle:
+def plan(problem: ProxProblem) -> Plan | Uncanonical:
     """The simplest form of a problem that the backend solves.
 
     Arguments:
@@ -45,7 +33,7 @@ def plan(problem: ProxProblem) -> Plan | Obstacle:
         a closed form where there is one, else a canonical form; or the summand that has none.
     """
     if problem.displacement is not None:
-        return Obstacle("the cost is not half the squared distance")
+        return Uncanonical("the cost is not half the squared distance")
     parts = split(problem.nonlinear)
     quadratic = not parts.terms and parts.has_small_hessian
     if quadratic and parts.dimension <= _SMALL_DIMENSION:
@@ -53,18 +41,18 @@ def plan(problem: ProxProblem) -> Plan | Obstacle:
     separable: Any = separable_form(parts)
     if isinstance(separable, Separable):
         hindrance = separable.obstacle(problem.weight)
-        return separable if hindrance is None else Obstacle(f"the objective is not concave: {hindrance}")
+        return separable if hindrance is None else Uncanonical(f"the objective is not concave: {hindrance}")
     if quadratic:
         return _dominated(parts, problem.weight)
     form = canonical_form(problem)
     if isinstance(form, Uncanonical):
-        return Obstacle(form.reason)
+        return form
     if not all(np.isfinite(part).all() for part in (form.matrix, form.offset, form.vector)):
-        return Obstacle("its canonical form is not finite")
+        return Uncanonical("its canonical form is not finite")
     return form
 
 
-def _dominated(parts: Split, weight: float) -> Quadratic | Obstacle:
+def _dominated(parts: Split, weight: float) -> Quadratic | Uncanonical:
     if parts.critical_weight < weight * (1 - _MARGIN) and np.isfinite(parts.quadratic.matrix).all():
         return parts.quadratic
-    return Obstacle(f"λ = {weight:.6g} does not exceed the largest curvature, {parts.critical_weight:.6g}")
+    return Uncanonical(f"λ = {weight:.6g} does not exceed the largest curvature, {parts.critical_weight:.6g}")

@@ -17,7 +17,7 @@ from alignkit.transport.separable import Separable
 from alignkit_torch.devices import float64_device, free_memory, rows_that_fit
 from alignkit_torch.prox_canonical import CanonicalProx
 from alignkit_torch.prox_closed import QuadraticProx, SeparableProx
-from alignkit_torch.prox_plan import Obstacle, Plan, plan
+from alignkit_torch.prox_plan import Plan, plan
 from alignkit_torch.prox_rows import Answer
 
 __all__ = ["Engine", "TorchProxSession", "engine_of"]
@@ -65,7 +65,7 @@ class TorchProxSession:
         if problem.nonlinear is not self.problem.nonlinear:
             return False
         how = plan(problem)
-        if isinstance(how, Obstacle):
+        if isinstance(how, Uncanonical):
             return False
         engine = engine_of(problem, how)
         if type(engine) is not type(self.engine):

@@ -114,7 +114,7 @@ class Cell:
         assert found is not None
         return found
 
-    def draw(self, dtype: type = np.float32) -> NDArray[Any]:
+    def draw(self) -> NDArray[np.float32]:
         """x, (n, d); standard normal, a walk where its differences are what matters."""
         random = np.random.default_rng(1)
         rows = random.standard_normal((self.n, self.d), dtype=np.float32)
@@ -122,7 +122,7 @@ class Cell:
             rows = np.cumsum(0.1 * rows, axis=1, dtype=np.float32) + 0.3 * random.standard_normal(
                 rows.shape, dtype=np.float32
             )
-        return rows.astype(dtype, copy=False)
+        return rows
 
     def objective(self, x: NDArray[Any], y: NDArray[Any]) -> Floats:
         """r(y) − λ·c(x, y), in full dimension and float64."""
