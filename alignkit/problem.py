@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import array_api_compat
@@ -320,8 +321,8 @@ class Problem:
         with progress_lines(progress) as report:
             if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
-                fit = self._fit_law if self._asks_of_law else self._fit_tilt
-                found = fit(plan, plan.request, sampler, engine=engine, ridge=kappa, seed=seed, progress=report)
+                fit = partial(self._fit_law, ridge=kappa) if self._asks_of_law else self._fit_tilt
+                found = fit(plan, plan.request, sampler, engine=engine, seed=seed, progress=report)
                 self._last = _Solved(options, plan, sampler)
                 return Aligned(plan, *found, versions)
             solver, session = self._opened(plan)
@@ -370,11 +371,10 @@ class Problem:
         sampler: TiltSampler,
         *,
         engine: str,
-        ridge: float,
         seed: int,
         progress: Progress,
     ) -> tuple[KLCertificate, Status, FittedTilt]:
-        """Under KL, at a given weight and for a reward of draws; without constraints there is nothing to relax."""
+        """Under KL, at a given weight and for a reward of draws."""
         weight, target = self.closeness.present_weight, plan.target
         fitted: FittedTilt
         if target is None:

@@ -164,7 +164,8 @@ class _Annealing:
         self._seed, self._progress = seed, progress
         self._share, self._stage, self._predicted = 0.0, 0, 1.0
         self._resampling = IslandResampling(count, seed)
-        self._trail: Trail
+        #: Of laws passed; None where no measure is chosen by them.
+        self._trail: Trail | None = None
 
     def run(self, measure: TiltMeasure | None) -> AnnealedTilt:
         """Carry particles from p to q."""
@@ -178,7 +179,6 @@ class _Annealing:
         current = self._measured(drawn)
         exponents = self._target.exponent(current.features)
         before = Estimate.of_mean(exponents)
-        self._trail = Trail(current.features)
         path = TiltPath(self._target, measure) if measure is not None else self._first_path(current.features)
         mover, calibration = self._mover(path, current, float(exponents.std()))
         # M₀ is a constant, of which the first reweighting does not know.
@@ -203,6 +203,7 @@ class _Annealing:
         if target.nonlinear is None:
             return TiltPath(target, None)
         if takes_cover(target.nonlinear, target.weight):
+            self._trail = Trail(features)
             exponents = target.exponent(features)
             reach = largest_share(lambda share: share * exponents, _SEEN_SHARE, at_most=1.0)
         return self._choose_path(features, reach)
@@ -216,11 +217,15 @@ class _Annealing:
             target.weight / reach,
             pilot=target.coordinates_of(features),
             box=target.box,
-            log_partition=lambda tilts: self._trail.log_partitions(
-                tilts, target.coordinates_of, lambda rows: reach * target.linear_part(rows)
-            ),
+            log_partition=lambda tilts: self._log_partitions(tilts, reach),
         )
         return TiltPath(target, measure, reach)
+
+    def _log_partitions(self, tilts: Floats, reach: float) -> Floats:
+        """log E_p exp(⟨θ, w⟩ + β⟨h, x⟩) at β = reach for each tilt, (j, k) to (j,)."""
+        assert self._trail is not None
+        target = self._target
+        return self._trail.log_partitions(tilts, target.coordinates_of, lambda rows: reach * target.linear_part(rows))
 
     def _mover(self, path: TiltPath, current: _Particles, unit: float) -> tuple[_Mover, Calibration | None]:
         """The moves of this run, calibrated where the denoiser is learned."""
@@ -286,10 +291,11 @@ class _Annealing:
         resampled = _Particles(self._session.take(current.x, chosen), current.features[chosen])
         with naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
             moved = mover.move(path, resampled, self._share, stage=self._stage)
-        log_z, share = self._resampling.islands.log_partition.value, self._share
-        self._trail.add(
-            lambda features: path.log_density(features, share) - log_z, moved.features, self._resampling.weights
-        )
+        if self._trail is not None:
+            log_z, share = self._resampling.islands.log_partition.value, self._share
+            self._trail.add(
+                lambda features: path.log_density(features, share) - log_z, moved.features, self._resampling.weights
+            )
         return moved
 
     def _tighten(self, path: TiltPath, mover: _Mover, current: _Particles) -> tuple[TiltPath, _Particles]:
