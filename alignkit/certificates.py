@@ -177,6 +177,8 @@ class TransportCertificate:
         gap_max: the largest relative optimality gap over all rows, unfinished ones included.
         gap_mean: the mean relative gap.
         rows_unfinished: how many rows a solver gave up on.
+        rows_tied: how many rows have another maximiser as good, as far as the backend sees; the choice among them is
+            the same every time, and changes neither the objective nor its optimality.
         guarantee: what is promised, with its source.
         details: further facts, by name.
     """
@@ -187,6 +189,7 @@ class TransportCertificate:
     gap_max: float
     gap_mean: float
     rows_unfinished: int
+    rows_tied: int
     guarantee: str
     details: dict[str, str] = field(default_factory=dict)
 
@@ -198,6 +201,7 @@ class TransportCertificate:
             "largest gap": f"{self.gap_max:.2g} relative",
             "mean gap": f"{self.gap_mean:.2g} relative",
             "rows unfinished": str(self.rows_unfinished),
+            "rows tied": str(self.rows_tied),
             "guarantee": self.guarantee,
         }
         return _table("Wasserstein certificate", rows | self.details)

@@ -343,7 +343,8 @@ class ProxProblem:
     With a `displacement` the penalty is another one: maximise f(v + Rδ) + ⟨g, δ⟩ − λ·h(δ) over δ ∈ R^m.
 
     Arguments:
-        nonlinear: f, concave after subtracting the penalty, an expression of one variable of shape (k,).
+        nonlinear: f, an expression of one variable of shape (k,). It need not be concave after subtracting the
+            penalty: a backend whose method needs that finds out, and refuses.
         weight: λ > 0, in units of reward per squared distance.
         dimension: k.
         rows: how many rows are expected, for the bid's prediction.
@@ -372,6 +373,9 @@ class ProxSolution:
         unfinished: (n,), rows whose solver stopped early; their best iterate is in `maximiser`.
         value: f(z), (n,), −inf outside its domain; None where the backend does not know it, and f is evaluated.
         displacement: δ, (n, m), with z = v + Rδ, for a problem that has such a penalty.
+        tied: (n,), rows found to have a maximiser as good as z elsewhere, up to the gap; None from methods that would
+            not see one.
+        evaluations: (n,), how many points or cells of f a search visited for each row; None from other methods.
     """
 
     maximiser: Floats
@@ -379,6 +383,8 @@ class ProxSolution:
     unfinished: NDArray[np.bool_]
     value: Floats | None = None
     displacement: Floats | SparseRows | None = None
+    tied: NDArray[np.bool_] | None = None
+    evaluations: NDArray[np.int64] | None = None
 
 
 class ProxSession(Protocol):

@@ -51,8 +51,6 @@ from alignkit.transport.reduction import TransportMap
 
 __all__ = ["KL", "Problem", "Wasserstein"]
 
-_TOLERANCE = 1e-6
-
 
 @dataclass(frozen=True, eq=False)
 class _Analysis:
@@ -156,7 +154,8 @@ class Problem:
         Arguments:
             backend: "auto", or a backend's name to insist on.
             device: "auto", "cpu", "cuda", … as the engine names it.
-            tolerance: the largest relative gap wanted, under Wasserstein closeness; 1e-6 if None.
+            tolerance: the largest relative gap wanted, under Wasserstein closeness; if None 1e-6, and 1e-3 where the
+                reward is not concave and maxima are searched for.
             heuristic: allow a method without a bound, where there is no other.
 
         Returns:
@@ -179,7 +178,7 @@ class Problem:
             self.base,
             backend=backend,
             device=device,
-            tolerance=_TOLERANCE if tolerance is None else tolerance,
+            tolerance=tolerance,
             table=table,
         )
 
@@ -289,7 +288,7 @@ class Problem:
 
         Arguments:
             seed: fixes every random draw of the fit.
-            tolerance: the largest relative gap wanted, under Wasserstein closeness; 1e-6 if None.
+            tolerance: the largest relative gap wanted, under Wasserstein closeness; as for `compile`.
             backend: "auto", or a backend's name to insist on.
             engine: under KL: "auto", "direct" or "annealed".
             device: "auto", "cpu", "cuda", … as the engine names it.
@@ -396,7 +395,7 @@ class Problem:
         transport = TransportMap(plan.composition, weight, session, plan.tolerance, cost)
         fitted = FittedTransport(self.base, transport)
         certificate = fitted.certify(self.reward, plan.guarantee, seed=seed, progress=progress)
-        finished = certificate.rows_unfinished == 0 and certificate.gap_max <= plan.tolerance
+        finished = certificate.rows_unfinished == 0 and certificate.gap_max <= transport.tolerance
         return certificate, Status.SOLVED if finished else Status.INACCURATE, fitted
 
     @property

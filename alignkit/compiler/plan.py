@@ -30,7 +30,7 @@ from alignkit.compiler.routes import (
 )
 from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
 from alignkit.compiler.verdicts import Verdict, judge
-from alignkit.contracts import Bid, Composition, Guarantee, ProxSolver, Refusal, TiltProgram, TiltSampler
+from alignkit.contracts import Bid, Composition, Guarantee, ProxProblem, ProxSolver, Refusal, TiltProgram, TiltSampler
 from alignkit.errors import (
     WITHOUT_BOUND,
     AlignkitError,
@@ -64,7 +64,6 @@ class Plan:
         offers: what backends answered, for the route taken and for the others that take the problem.
         bid: the one accepted; None when the reduction leaves nothing for a backend to do.
         request: what the backend is asked; None as for the bid.
-        tolerance: the largest relative gap wanted, under Wasserstein closeness.
         warnings: what could not be decided at compile time.
 
     Example:
@@ -82,7 +81,6 @@ class Plan:
     offers: tuple[Offer, ...]
     bid: Bid | None
     request: Request
-    tolerance: float
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -104,6 +102,11 @@ class Plan:
     def route(self) -> str:
         """The name of the route taken."""
         return self.chosen.name
+
+    @property
+    def tolerance(self) -> float:
+        """The largest relative gap wanted, under Wasserstein closeness; 0 where the reduction is the solution."""
+        return self.request.tolerance if isinstance(self.request, ProxProblem) else 0.0
 
     @property
     def backend(self) -> str:
@@ -209,7 +212,7 @@ def make_plan(
     *,
     backend: str = "auto",
     device: str = "auto",
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     table: RouteTable = ROUTES,
     ways_out: bool = True,
 ) -> Plan:
@@ -220,7 +223,7 @@ def make_plan(
         base: the base law p.
         backend: "auto" or a backend's name.
         device: "auto", or as the engine names it.
-        tolerance: the largest relative gap wanted, under Wasserstein closeness.
+        tolerance: the largest relative gap wanted, under Wasserstein closeness; that of `Options` if None.
         table: the routes there are, as for `analyse`; changed problems are held against it too.
         ways_out: whether an error should come with changes that make the problem tractable, which takes time to find.
 
@@ -279,16 +282,14 @@ def plan_again(
     return replace(plan, diagnosis=diagnosis, verdicts=verdicts, request=request, warnings=warnings)
 
 
-def answers_for(
-    diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: BaseLaw, *, device: str = "auto", tolerance: float = 1e-6
-) -> Answers:
+def answers_for(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: BaseLaw, *, device: str = "auto") -> Answers:
     """What each backend answers, for the route taken and for the others that take the problem.
 
     Arguments:
-        diagnosis, verdicts, base, device, tolerance: as for `make_plan`.
+        diagnosis, verdicts, base, device: as for `make_plan`.
     """
     statuses = registry.installed_backends()
-    options = Options(tolerance=tolerance, device=device)
+    options = Options(device=device)
     try:
         plan = _plan(diagnosis, verdicts, base, options, statuses)
     except NO_PLAN as error:
@@ -355,7 +356,6 @@ def _plan(
         offers=(offer, *(other for other in offers if other is not offer)),
         bid=bid if isinstance(bid, Bid) else None,
         request=offer.request,
-        tolerance=options.tolerance,
         warnings=warnings,
     )
 

@@ -81,13 +81,14 @@ class Options:
     Arguments:
         backend: "auto", or the name of the only backend to ask.
         rows: how many rows are expected.
-        tolerance: the largest relative gap wanted, under Wasserstein closeness.
+        tolerance: the largest relative gap wanted, under Wasserstein closeness; the default of `reduce_transport`
+            for the reward if None.
         device: "auto", or as the engine names it.
     """
 
     backend: str = "auto"
     rows: int = ROWS
-    tolerance: float = 1e-6
+    tolerance: float | None = None
     device: str = "auto"
 
 

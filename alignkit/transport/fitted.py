@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.base.law import BaseLaw
 from alignkit.certificates import TransportCertificate
@@ -58,9 +59,17 @@ class FittedTransport:
             gap_max=float(relative.max()),
             gap_mean=float(relative.mean()),
             rows_unfinished=int(moved.unfinished.sum()),
+            rows_tied=int(moved.tied.sum()),
             guarantee=guarantee,
-            details={"rows": f"{_CERTIFICATE_ROWS} base draws"},
+            details={"rows": f"{_CERTIFICATE_ROWS} base draws"} | _work(moved.evaluations),
         )
+
+
+def _work(evaluations: NDArray[np.int64]) -> dict[str, str]:
+    """What a global search took, if there was one."""
+    if not evaluations.any():
+        return {}
+    return {"points searched": f"{evaluations.mean():.3g} a row, at most {evaluations.max()}"}
 
 
 def _scores(reward: Expression, x: Any) -> Any:

@@ -33,6 +33,8 @@ __all__ = ["TransportMap", "Transported", "check_transport", "is_concave_in_tota
 #: way back).
 _SOLVE_ENTRIES = 2**22
 _PART_ENTRIES = 2**22
+#: The relative gaps that are wanted of a concave program and of a global search.
+_TOLERANCE, _SEARCH_TOLERANCE = 1e-6, 1e-3
 #: Relative rounding of an objective evaluated in float64.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
@@ -43,7 +45,7 @@ def reduce_transport(
     *,
     cost: Cost = HALF_SQUARED_DISTANCE,
     rows: int,
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     device: str = "auto",
 ) -> ProxProblem | None:
     """The k-dimensional proximal problem of a reward under Wasserstein closeness.
@@ -53,7 +55,8 @@ def reduce_transport(
         weight: λ > 0, in units of reward per cost.
         cost: c.
         rows: how many rows are expected, for the bids' predictions.
-        tolerance: the largest relative gap wanted, gap / max(1, |objective|).
+        tolerance: the largest relative gap wanted, gap / max(1, |objective|); if None 1e-6 where r − λ·c is concave,
+            and 1e-3 where its maximum has to be searched for.
         device: "auto", "cpu", "cuda", … as the engine names it.
 
     Returns:
@@ -66,7 +69,7 @@ def reduce_transport(
         UnboundedTransportError: the reward outgrows λ times the cost, so that there is no map.
     """
     _check_weight(weight)
-    if not 0 < tolerance < 1:
+    if tolerance is not None and not 0 < tolerance < 1:
         raise ParameterError(f"The tolerance is a relative gap between 0 and 1, not {tolerance}.", ways_out=["1e-6"])
     if rows < 0:
         raise ParameterError(f"The number of rows is at least 0, not {rows}.")
@@ -74,6 +77,8 @@ def reduce_transport(
     _check_lifted(lifted, composition, weight, cost)
     if lifted.nonlinear is None:
         return None
+    if tolerance is None:
+        tolerance = _TOLERANCE if is_concave_in_total(composition, weight, cost) else _SEARCH_TOLERANCE
     return ProxProblem(
         lifted.nonlinear, float(weight), composition.dimension, rows, tolerance, device, lifted.displacement
     )
@@ -155,6 +160,8 @@ class Transported:
         gap: an upper bound on how far `objective` lies below its supremum, (n,); infinite without a bound.
         cost: c(x, y), (n,).
         unfinished: (n,), rows whose solver stopped early or whose relative gap misses the tolerance, and rows kept.
+        tied: (n,), rows found to have another maximiser as good, up to the gap; the one taken is the same every time.
+        evaluations: (n,), how many points or cells of f a global search visited for each row; 0 from other methods.
     """
 
     y: Any
@@ -162,6 +169,8 @@ class Transported:
     gap: Floats
     cost: Floats
     unfinished: NDArray[np.bool_]
+    tied: NDArray[np.bool_]
+    evaluations: NDArray[np.int64]
 
     @property
     def relative_gap(self) -> Floats:
@@ -242,7 +251,8 @@ class TransportMap:
             flat = xp.astype(flat, xp.float64)
         y = xp.empty_like(flat) if out is None else xp.reshape(_writeable(out, x, flat), flat.shape)
         objective, gap, cost = np.empty((3, count))
-        unfinished = np.zeros(count, dtype=bool)
+        unfinished, tied = np.zeros((2, count), dtype=bool)
+        evaluations = np.zeros(count, dtype=np.int64)
         largest = max(1, self.composition.dimension)
         step = max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // max(1, self.composition.ambient)))
         moving = rows_of(flat, y, self._lift, self.composition.linear)
@@ -252,14 +262,20 @@ class TransportMap:
             if bad.size and on_error == "raise":
                 raise _not_finite(part.start + int(bad[0]))
             points[bad], earned[bad] = 0.0, 0.0
-            results = tuple(result[part] for result in (objective, gap, cost, unfinished))
+            results = tuple(result[part] for result in (objective, gap, cost, unfinished, tied, evaluations))
             inner = None if progress is None else _offset(progress, part.start, count)
             moving.write(part, self._solve_part(points, earned, results, inner), bad)
             objective[part][bad], gap[part][bad], cost[part][bad], unfinished[part][bad] = np.nan, np.inf, 0.0, True
             if progress is not None:
                 progress("transport", part.stop, count)
         found = Transported(
-            _like(xp.reshape(y, rows.shape), x) if out is None else out, objective, gap, cost, unfinished
+            _like(xp.reshape(y, rows.shape), x) if out is None else out,
+            objective,
+            gap,
+            cost,
+            unfinished,
+            tied,
+            evaluations,
         )
         unfinished |= ~(found.relative_gap <= self.tolerance)
         return found
@@ -267,8 +283,8 @@ class TransportMap:
     def _solve_part(
         self, points: Floats, earned: Floats, results: tuple[NDArray[Any], ...], progress: Progress
     ) -> Floats | SparseRows | None:
-        """The steps of some rows v with ⟨g, x⟩, and into `results` their objective, gap, cost and who is unfinished."""
-        objective, gap, cost, unfinished = results
+        """The steps of some rows v with ⟨g, x⟩, and into `results` the fields of `Transported` but y."""
+        objective, gap, cost, unfinished, tied, evaluations = results
         objective[:] = earned + self.composition.constant + self._lift.constant
         gap[:], cost[:] = 0.0, self._lift.shift_cost
         if self.session is None:
@@ -282,6 +298,10 @@ class TransportMap:
             gap[:] = answer.gap + _ROUNDING * (np.abs(objective) + np.abs(penalty))
         cost += moved
         unfinished[:] = answer.unfinished
+        if answer.tied is not None:
+            tied[:] = answer.tied
+        if answer.evaluations is not None:
+            evaluations[:] = answer.evaluations
         lost = ~np.isfinite(objective)
         gap[lost | np.isnan(gap)] = np.inf
         objective[np.isnan(objective)] = -np.inf
