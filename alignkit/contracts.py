@@ -32,6 +32,7 @@ __all__ = [
     "ProxSolver",
     "PushforwardSession",
     "Refusal",
+    "RowPasses",
     "SparseRows",
     "TiltProgram",
     "TiltSampler",
@@ -427,4 +428,36 @@ class ProxSolver(Protocol):
 
     def open(self, problem: ProxProblem) -> ProxSession:
         """Compile the problem for repeated batches."""
+        ...
+
+
+class RowPasses(Protocol):
+    """Loops over rows of x in the memory of the CPU that touch every entry once, compiled.
+
+    Arrays are in C order. A batch of few rows costs little more than its share.
+
+    Attributes:
+        most_directions: up to how many directions they are faster than a matrix product.
+    """
+
+    most_directions: int
+
+    def read(self, x: NDArray[Any], directions: Floats, out: Floats) -> None:
+        """⟨direction, x⟩ of each row and direction, added up in float64; not finite where x is not.
+
+        Arguments:
+            x: (n, d), float32 or float64.
+            directions: (m, d).
+            out: (n, m), written to.
+        """
+        ...
+
+    def write(self, x: NDArray[Any], steps: NDArray[Any], directions: NDArray[Any], y: NDArray[Any]) -> None:
+        """y = x + Σ step·direction of each row.
+
+        Arguments:
+            x, y: (n, d), float32 or float64; y may be x.
+            steps: (n, m), of their type.
+            directions: (m, d), likewise, m at least 1.
+        """
         ...

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,13 +23,24 @@ __all__ = [
     "installed_backends",
     "is_importable",
     "offered",
+    "offered_if_any",
     "offers",
     "require",
 ]
 
 GROUP = "alignkit.backends"
 
-_CAPABILITIES = ("tilt_sampler", "prox_solver", "base_sampler", "lowering", "base_laws", "importer")
+_CAPABILITIES = (
+    "tilt_sampler",
+    "prox_solver",
+    "row_passes",
+    "base_sampler",
+    "lowering",
+    "base_laws",
+    "importer",
+    "cost_importer",
+    "sample_distance",
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +56,14 @@ class Manifest:
         install: the command that makes the engines available, shown when they are missing.
         tilt_sampler: path of a class that implements `alignkit.contracts.TiltSampler`.
         prox_solver: path of a class that implements `alignkit.contracts.ProxSolver`.
+        row_passes: path of a class that implements `alignkit.contracts.RowPasses`.
         base_sampler: path of a function `(law, n, *, seed, progress) → (n, *shape)` that draws from a law known by its
             denoiser.
         lowering: path of a table from atoms to the engine's own expressions.
         base_laws: from the name of a base law to the path of the function that makes it.
         importer: path of a function that turns the engine's own objects into alignkit's.
+        cost_importer: path of a function that turns the engine's own transport costs into `ak.costs.Cost`s.
+        sample_distance: path of a function `(x, y, *, epsilon) → float`, the distance W₂ between samples (n, d), (m, d).
 
     Example:
         >>> Manifest(name="mine", engines=("numpy",), install="pip install mine", prox_solver="mine.prox:Solver").name
@@ -59,10 +75,13 @@ class Manifest:
     install: str = ""
     tilt_sampler: str | None = None
     prox_solver: str | None = None
+    row_passes: str | None = None
     base_sampler: str | None = None
     lowering: str | None = None
     base_laws: Mapping[str, str] = field(default_factory=dict)
     importer: str | None = None
+    cost_importer: str | None = None
+    sample_distance: str | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +247,27 @@ def offered(capability: str) -> Any:
         BackendUnavailableError: no available backend offers it; the message says what each that would lacks.
     """
     return _first(capability.replace("_", " "), lambda manifest: getattr(manifest, capability))
+
+
+def offered_if_any(capability: str, *, imported: bool = False) -> Any | None:
+    """The first available implementation of what makes things faster, and is not needed.
+
+    Arguments:
+        capability: as for `require`.
+        imported: only of backends whose engines are imported already, so that it costs no time.
+
+    Returns:
+        the object the manifest's path names; None where there is none.
+    """
+    for status in installed_backends():
+        manifest = status.manifest
+        if not status.available or manifest is None or not getattr(manifest, capability):
+            continue
+        if imported and not all(engine in sys.modules for engine in manifest.engines):
+            continue
+        with contextlib.suppress(BackendUnavailableError):
+            return _load(getattr(manifest, capability))
+    return None
 
 
 def base_law(name: str) -> Any:

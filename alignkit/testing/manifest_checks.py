@@ -20,8 +20,13 @@ __all__ = ["ManifestPromise", "check_manifest", "manifest_checks"]
 
 #: Of alignkit itself: what it runs on is there wherever it is.
 _ALWAYS_THERE = frozenset({"alignkit", "array_api_compat", "numpy", "scipy"})
-_CLASSES = ("tilt_sampler", "prox_solver")
-_FUNCTIONS = ("base_sampler", "importer")
+#: Offers that are classes, with the methods of each.
+_CLASSES = {
+    "tilt_sampler": ("bid", "open"),
+    "prox_solver": ("bid", "open"),
+    "row_passes": ("read", "write"),
+}
+_FUNCTIONS = ("base_sampler", "importer", "cost_importer", "sample_distance")
 _SECONDS = 120
 
 _LOAD = """
@@ -171,7 +176,7 @@ def _capabilities(manifest: Manifest) -> None:
         offer = _loaded(path)
         if name in _CLASSES:
             instance = offer()
-            lacking = [method for method in ("bid", "open") if not callable(getattr(instance, method, None))]
+            lacking = [method for method in _CLASSES[name] if not callable(getattr(instance, method, None))]
             wrong += [f"{name} = {path!r} has no {method}" for method in lacking]
         elif name != "lowering" and not callable(offer):
             wrong.append(f"{name} = {path!r} is a {type(offer).__name__}, which cannot be called")

@@ -19,13 +19,23 @@ import numpy as np
 from array_api_compat import array_namespace, is_jax_array, is_torch_array, to_device
 from numpy.typing import NDArray
 
-from alignkit.contracts import Composition, Floats, Progress, ProxProblem, ProxSession, ProxSolution, SparseRows
+from alignkit import registry
+from alignkit.contracts import (
+    Composition,
+    Floats,
+    Progress,
+    ProxProblem,
+    ProxSession,
+    ProxSolution,
+    RowPasses,
+    SparseRows,
+)
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError, UnboundedTransportError
 from alignkit.expressions import Expression
 from alignkit.transport.boundedness import check_bounded, dominated_by_penalty
 from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Euclidean, Quadratic
 from alignkit.transport.lifting import Lift, lift
-from alignkit.transport.rows import rows_of
+from alignkit.transport.rows import CompiledRows, DeviceRows, Factors, HostRows, Rows
 
 __all__ = ["TransportMap", "Transported", "check_transport", "is_concave_in_total", "reduce_transport"]
 
@@ -35,6 +45,8 @@ _SOLVE_ENTRIES = 2**22
 _PART_ENTRIES = 2**22
 #: The relative gaps that are wanted of a concave program and of a global search.
 _TOLERANCE, _SEARCH_TOLERANCE = 1e-6, 1e-3
+#: Entries of x from which on an import of an engine is worth its time, a third of a second.
+_LARGE = 2**22
 #: Relative rounding of an objective evaluated in float64.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
@@ -255,7 +267,7 @@ class TransportMap:
         evaluations = np.zeros(count, dtype=np.int64)
         largest = max(1, self.composition.dimension)
         step = max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // max(1, self.composition.ambient)))
-        moving = rows_of(flat, y, self._lift, self.composition.linear)
+        moving = self._rows(flat, y)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
             points, earned, bad = moving.read(part)
@@ -279,6 +291,35 @@ class TransportMap:
         )
         unfinished |= ~(found.relative_gap <= self.tolerance)
         return found
+
+    def _rows(self, x: Any, y: Any) -> Rows:
+        """Rows (n, d) with y of the same kind, ready to be read and written."""
+        if not isinstance(x, np.ndarray) or x.dtype.itemsize < 4:
+            return DeviceRows(x, y, self._lift, self.composition.linear)
+        factors = self._factors.get(x.dtype)
+        if factors is None:
+            factors = self._factors[x.dtype] = Factors.of(self._lift, self.composition.linear, x.dtype)
+        passes = self._passes if x.size >= _LARGE else self._passes_at_hand
+        if passes is not None and CompiledRows.takes(x, y, factors, passes):
+            return CompiledRows(x, y, factors, passes)
+        return HostRows(x, y, factors)
+
+    @cached_property
+    def _factors(self) -> dict[Any, Factors]:
+        """What rows are multiplied by, for each type of them that came."""
+        return {}
+
+    @cached_property
+    def _passes(self) -> RowPasses | None:
+        """Compiled passes over rows, worth an import of their engine for many rows."""
+        found = registry.offered_if_any("row_passes")
+        return None if found is None else found()
+
+    @cached_property
+    def _passes_at_hand(self) -> RowPasses | None:
+        """The same where the engine is there already."""
+        found = registry.offered_if_any("row_passes", imported=True)
+        return None if found is None else found()
 
     def _solve_part(
         self, points: Floats, earned: Floats, results: tuple[NDArray[Any], ...], progress: Progress

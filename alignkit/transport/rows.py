@@ -1,21 +1,22 @@
 """Rows of x read as points of the reduced problem, and written back displaced: what touches all d entries.
 
 Rows are in memory that numpy sees, or on a device of another library. The first is the hot path of large batches on a
-CPU: blocks that stay in its cache, converted once, one matrix product each way.
+CPU: one pass each way by compiled loops where a backend offers them, else blocks that stay in its cache.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_torch_array
 from numpy.typing import NDArray
 
-from alignkit.contracts import Floats, SparseRows
+from alignkit.contracts import Floats, RowPasses, SparseRows
 from alignkit.transport.lifting import Lift
 
-__all__ = ["DeviceRows", "HostRows", "Rows", "rows_of"]
+__all__ = ["CompiledRows", "DeviceRows", "Factors", "HostRows", "Rows"]
 
 #: Entries of x worked on at a time (1.6 MB in float64): small enough for a cache, large enough to amortise a call.
 _BLOCK_ENTRIES = 2 * 10**5
@@ -37,49 +38,82 @@ class Rows(Protocol):
         ...
 
 
-def rows_of(x: Any, y: Any, lift: Lift, linear: Floats) -> Rows:
-    """Rows with the reduction that they are read by.
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What rows in numpy's memory are multiplied by, prepared once for their type.
 
     Arguments:
-        x, y: (n, d), real floating, of one library; y may be x.
         lift: the reduction.
-        linear: g, (d,).
+        read: (r, d), float64: D where it is a matrix, g where it is not 0, and ones where there is neither. A NaN or an
+            infinity in x shows in whatever it is multiplied by, be it 0.
+        has_linear: whether g is not 0.
+        is_projected: whether v is a product with an implicit Q.
+        write: (m, d), of the rows' type: E, and the shift below it where it is not 0; None where E is no matrix.
+        shift: (d,), of the rows' type; None where it is 0.
     """
-    plain = isinstance(x, np.ndarray) and x.dtype.itemsize >= 4
-    return HostRows(x, y, lift, linear) if plain else DeviceRows(x, y, lift, linear)
+
+    lift: Lift
+    read: Floats
+    has_linear: bool
+    is_projected: bool
+    write: NDArray[Any] | None
+    shift: NDArray[Any] | None
+
+    @staticmethod
+    def of(lift: Lift, linear: Floats, dtype: Any) -> Factors:
+        """Prepare a reduction and g, (d,), for rows of a type."""
+        has_linear, has_shift = bool(linear.any()), bool(lift.shift.any())
+        read = [] if lift.down is None else [lift.down]
+        read += [linear[None]] if has_linear else []
+        read += [] if read else [np.ones((1, linear.size))]
+        write = None
+        if lift.up is not None:
+            write = np.vstack([lift.up, lift.shift[None]]) if has_shift else lift.up
+            write = np.ascontiguousarray(write, dtype=dtype)
+        return Factors(
+            lift,
+            np.ascontiguousarray(np.vstack(read)),
+            has_linear,
+            lift.down is None and lift.offset.size > 0,
+            write,
+            lift.shift.astype(dtype) if has_shift else None,
+        )
+
+    def steps(self, step: Floats) -> NDArray[Any]:
+        """Rows of coefficients of `write`, for displacements (n, m) of the reduced problem."""
+        assert self.write is not None
+        if self.shift is None:
+            return np.ascontiguousarray(step, dtype=self.write.dtype)
+        found = np.ones((len(step), len(self.write)), self.write.dtype)
+        found[:, :-1] = step
+        return found
 
 
 class HostRows:
-    """Rows in numpy's memory, float32 or float64; for the arguments see `rows_of`."""
+    """Rows in numpy's memory, float32 or float64.
 
-    def __init__(self, x: NDArray[Any], y: NDArray[Any], lift: Lift, linear: Floats) -> None:
-        self._x, self._y, self._lift = x, y, lift
+    Arguments:
+        x, y: (n, d); y may be x.
+        factors: the reduction, prepared for their type.
+    """
+
+    def __init__(self, x: NDArray[Any], y: NDArray[Any], factors: Factors) -> None:
+        self._x, self._y, self._factors = x, y, factors
         d = x.shape[1]
-        block, width = max(1, _BLOCK_ENTRIES // max(1, d)), lift.offset.size + 2
+        block, width = max(1, _BLOCK_ENTRIES // max(1, d)), len(factors.read) + 1
         thin = _THIN_PRODUCTS // max(1, d * width)
         self._size = min(block, thin) if thin >= _THINNEST else block
-        size = min(self._size, len(x))
-        self._wide = np.empty((size, d)) if x.dtype != np.float64 else None
-        self._moved = np.empty((size, d), x.dtype)
-        self._up = None if lift.up is None else lift.up.astype(x.dtype)
-        # A matrix product of rank 1 takes longer than one of rank 2.
-        self._is_thin = self._up is not None and len(self._up) == 1
-        if self._up is not None and self._is_thin:
-            self._up = np.vstack([self._up, np.zeros_like(self._up)])
-        self._shift = lift.shift.astype(x.dtype) if lift.shift.any() else None
-        self._is_projected = lift.down is None and lift.offset.size > 0
-        self._has_linear = bool(linear.any())
-        # A row of ones meets every entry, so that a NaN or an infinity anywhere shows in what is multiplied anyway.
-        stacked = [lift.down] if lift.down is not None else []
-        stacked += [linear[None]] if self._has_linear else []
-        self._stacked = np.ascontiguousarray(np.vstack([*stacked, np.ones((1, d))]).T)
+        self._wide: Floats | None = None
+        self._moved: NDArray[Any] | None = None
 
     def read(self, part: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """See `Rows.read`."""
-        lift, count = self._lift, part.stop - part.start
-        k = lift.offset.size
-        found = np.empty((count, self._stacked.shape[1]))
-        points = np.empty((count, k)) if self._is_projected else found[:, :k]
+        factors, count = self._factors, part.stop - part.start
+        found = np.empty((count, len(factors.read)))
+        points = np.empty((count, factors.lift.offset.size)) if factors.is_projected else None
+        # Kept from block to block: memory that is asked for anew comes without its pages.
+        if self._wide is None and self._x.dtype != np.float64:
+            self._wide = np.empty((min(self._size, len(self._x)), self._x.shape[1]))
         with np.errstate(over="ignore", invalid="ignore"):
             for first in range(part.start, part.stop, self._size):
                 block = slice(first, min(first + self._size, part.stop))
@@ -88,47 +122,104 @@ class HostRows:
                 if self._wide is not None:
                     wide = self._wide[: len(wide)]
                     np.copyto(wide, self._x[block])
-                np.matmul(wide, self._stacked, out=found[local])
-                if self._is_projected:
-                    points[local] = lift.subspace.project(wide)
+                np.matmul(wide, factors.read.T, out=found[local])
+                if points is not None:
+                    points[local] = factors.lift.subspace.project(wide)
+        return self._separated(part, found, points)
+
+    def _separated(self, part: slice, found: Floats, points: Floats | None) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """What `read` returns, from products with its factors and, where these hold no D, with an implicit Q."""
+        lift, has_linear = self._factors.lift, self._factors.has_linear
+        if points is None:
+            points = found[:, : lift.offset.size]
         if lift.offset.any():
             points = points + lift.offset
-        earned = found[:, -2] if self._has_linear else np.zeros(count)
-        bad = np.flatnonzero(~np.isfinite(found[:, -1]))
-        if bad.size:  # a sum of large numbers may overflow
+        earned = found[:, -1].copy() if has_linear else np.zeros(len(found))
+        bad = np.empty(0, dtype=np.int64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            all_finite = np.isfinite(found.sum())
+        if not all_finite:  # a sum of large numbers may overflow
+            bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
             bad = bad[~np.isfinite(self._x[part][bad]).all(axis=1)]
         return np.ascontiguousarray(points), earned, bad
 
     def write(self, part: slice, step: Floats | SparseRows | None, kept: NDArray[np.int64]) -> None:
         """See `Rows.write`."""
-        places = kept + part.start
-        held = self._x[places]  # a copy, as y may be x
-        narrow = step.astype(self._x.dtype) if isinstance(step, np.ndarray) else None
-        if narrow is not None and self._is_thin:
-            narrow = np.hstack([narrow, np.zeros_like(narrow)])
+        held = self._x[kept + part.start] if kept.size else None  # a copy, as y may be x
+        self._write(part, step)
+        if kept.size:
+            self._y[kept + part.start] = held
+
+    def _write(self, part: slice, step: Floats | SparseRows | None) -> None:
+        factors = self._factors
+        steps = None
+        if isinstance(step, np.ndarray):
+            steps = step.astype(self._x.dtype) if factors.write is None else factors.steps(step)
+            if self._moved is None:
+                self._moved = np.empty((min(self._size, len(self._x)), self._x.shape[1]), self._x.dtype)
         for first in range(part.start, part.stop, self._size):
             block = slice(first, min(first + self._size, part.stop))
             local = slice(block.start - part.start, block.stop - part.start)
             rows, target = self._x[block], self._y[block]
-            if narrow is None:
-                np.add(rows, 0.0 if self._shift is None else self._shift, out=target)
+            if steps is None:
+                np.add(rows, 0.0 if factors.shift is None else factors.shift, out=target)
                 if isinstance(step, SparseRows):
                     step.rows(local).add_to(target)
                 continue
+            assert self._moved is not None
             moved = self._moved[: len(rows)]
-            if self._up is None:
-                np.copyto(moved, self._lift.embed(narrow[local]))
+            if factors.write is None:
+                np.copyto(moved, factors.lift.embed(steps[local]))
+                if factors.shift is not None:
+                    moved += factors.shift
+            elif len(factors.write) == 1:  # many times as fast as a matrix product of rank 1
+                np.multiply(steps[local], factors.write, out=moved)
             else:
-                np.matmul(narrow[local], self._up, out=moved)
-            if self._shift is not None:
-                moved += self._shift
+                np.matmul(steps[local], factors.write, out=moved)
             np.add(rows, moved, out=target)
-        if kept.size:
-            self._y[places] = held
+
+
+class CompiledRows(HostRows):
+    """Rows in numpy's memory, in C order, by compiled passes.
+
+    Arguments:
+        x, y, factors: as for `HostRows`, which does what the passes do not.
+        passes: of a backend.
+    """
+
+    def __init__(self, x: NDArray[Any], y: NDArray[Any], factors: Factors, passes: RowPasses) -> None:
+        super().__init__(x, y, factors)
+        self._passes = passes
+
+    @staticmethod
+    def takes(x: NDArray[Any], y: NDArray[Any], factors: Factors, passes: RowPasses) -> bool:
+        """Whether the passes can read the rows, and fast."""
+        few = max(len(factors.read), 0 if factors.write is None else len(factors.write)) <= passes.most_directions
+        plain = x.dtype.isnative and x.dtype.itemsize <= 8 and x.flags.c_contiguous and y.flags.c_contiguous
+        return few and plain and x.flags.aligned and y.flags.aligned and not factors.is_projected
+
+    def read(self, part: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """See `Rows.read`."""
+        found = np.empty((part.stop - part.start, len(self._factors.read)))
+        self._passes.read(self._x[part], self._factors.read, found)
+        return self._separated(part, found, None)
+
+    def _write(self, part: slice, step: Floats | SparseRows | None) -> None:
+        factors = self._factors
+        if factors.write is None or not isinstance(step, np.ndarray):
+            super()._write(part, step)
+        else:
+            self._passes.write(self._x[part], factors.steps(step), factors.write, self._y[part])
 
 
 class DeviceRows:
-    """Rows of any library and device, and of narrow types; for the arguments see `rows_of`."""
+    """Rows of any library and device, and of narrow types.
+
+    Arguments:
+        x, y: (n, d), real floating; y may be x.
+        lift: the reduction.
+        linear: g, (d,).
+    """
 
     def __init__(self, x: Any, y: Any, lift: Lift, linear: Floats) -> None:
         self._x, self._y, self._lift = x, y, lift

@@ -1,4 +1,4 @@
-"""The numba backend: compiled proximal solvers for the CPU, rows in lanes."""
+"""The numba backend: compiled proximal solvers for the CPU, rows in lanes, and passes over rows."""
 
 from alignkit.registry import Manifest
 
@@ -9,4 +9,5 @@ manifest = Manifest(
     engines=("numba",),
     install="pip install 'alignkit[numba]'",
     prox_solver="alignkit_numba.prox:NumbaProxSolver",
+    row_passes="alignkit_numba.rows:CompiledRowPasses",
 )
