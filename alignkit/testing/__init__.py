@@ -8,13 +8,19 @@ give the same checks one by one:
     def test_conformance(check):
         check()
 
-No engine and no test framework is needed. The problems are public too: `prox_examples` and `tilt_examples`.
+A solver that takes other costs is examined on those as well by
+`examples=[*prox_examples(), *displaced_examples(ak.costs)]`.
+
+No engine and no test framework is needed. The problems are public too: `prox_examples`, `displaced_examples` and
+`tilt_examples`.
 """
 
 from alignkit.testing.conformance import Check, ConformanceError, Outcome, Promise, Report, Verdict
+from alignkit.testing.displaced_examples import displaced_examples
 from alignkit.testing.manifest_checks import ManifestPromise, check_manifest, manifest_checks
 from alignkit.testing.prox_checks import ProxPromise, check_prox_solver, prox_checks
-from alignkit.testing.prox_examples import ProxExample, prox_examples
+from alignkit.testing.prox_example import ProxExample
+from alignkit.testing.prox_examples import prox_examples
 from alignkit.testing.tilt_checks import ALLOWANCES, Allowance, TiltPromise, check_tilt_sampler, tilt_checks
 from alignkit.testing.tilt_examples import TiltExample, tilt_examples
 
@@ -35,6 +41,7 @@ __all__ = [
     "check_manifest",
     "check_prox_solver",
     "check_tilt_sampler",
+    "displaced_examples",
     "manifest_checks",
     "prox_checks",
     "prox_examples",

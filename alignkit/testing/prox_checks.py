@@ -26,14 +26,29 @@ from alignkit.testing.conformance import (
     named,
     run_checks,
 )
-from alignkit.testing.prox_examples import ProxExample, prox_examples
+from alignkit.testing.prox_example import ProxExample
+from alignkit.testing.prox_examples import prox_examples
+from alignkit.testing.prox_solutions import (
+    answer,
+    arrays_of,
+    expect_bound,
+    expect_displacement,
+    expect_same,
+    expect_ties,
+    expect_value,
+    first,
+    picked,
+    reached,
+    shown,
+)
 
 __all__ = ["ProxPromise", "check_prox_solver", "prox_checks"]
 
 #: What an exact backend may miss the supremum by, relative to the objective.
 _EXACT = 1e-9
-#: How far the answers of one solver to one row may lie apart where it gives no bound, relative to the objective.
-_LOOSE = 1e-4
+#: The λ of rows that have one each, as multiples of the example's own.
+_MULTIPLES = (1.0, 3.0, 1.5)
+_TAKES_NONE = "it has no `takes_displacements = True`"
 
 
 class ProxPromise(Promise):
@@ -55,6 +70,16 @@ class ProxPromise(Promise):
     REPEATS = "the same rows get the same answers, later in the same session and in a new one"
     SESSIONS = "sessions of different problems do not interfere"
     PROGRESS = "progress is told as (stage, rows done, rows), done never falling and all rows done at the end"
+    VALUE = "where f(z) is given, it is the value of the reward at the maximiser given, up to rounding"
+    TIES = (
+        "ties are marked in a boolean (n,) or not looked for: where two maximisers are, never where the objective is "
+        "strictly concave; evaluations are counted in an int64 (n,) or not at all"
+    )
+    DISPLACEMENTS = (
+        "where the penalty is on displacements δ they are given, (n, m) or sparse without a coordinate twice, with "
+        "z = v + Rδ up to rounding, and nowhere else"
+    )
+    WEIGHTS = "a session that has `solve_weighted` answers each row as a session of that row's λ would"
     UPDATES = "a session that has `update` answers the new λ once it said True, and the old one after it said False"
     PARAMETERS = "once a parameter changed, a session that is updated or opened anew solves with its new value"
     UNBOUNDED = "a problem without a maximum is refused, raises UnboundedTransportError, or has no finite gap"
@@ -74,7 +99,8 @@ def check_prox_solver(
 
     Arguments:
         solver: its class, a function that makes it, an instance, or the name of an installed backend.
-        examples: the problems to examine it on; `prox_examples(rows=rows, seed=seed)` if None.
+        examples: the problems to examine it on; `prox_examples(rows=rows, seed=seed)` if None. For a solver with
+            `takes_displacements = True` add those of `displaced_examples`.
         rows: how many rows each problem has.
         seed: fixes the problems.
         tolerance: the largest relative gap asked for.
@@ -137,6 +163,10 @@ def prox_checks(
         ProxPromise.REPEATS: _repeats,
         ProxPromise.SESSIONS: _sessions,
         ProxPromise.PROGRESS: _progress,
+        ProxPromise.VALUE: _value,
+        ProxPromise.TIES: _ties,
+        ProxPromise.DISPLACEMENTS: _displacements,
+        ProxPromise.WEIGHTS: _weights,
         ProxPromise.UPDATES: _updates,
     }
     checks = [Check(ProxPromise.BIDS, example.name, functools.partial(_bids, bench, example)) for example in chosen]
@@ -150,6 +180,8 @@ def prox_checks(
         for example in chosen
         if not example.is_bounded
     ]
+    if all(example.displacement is None for example in chosen):
+        checks.append(Check(ProxPromise.DISPLACEMENTS, None, functools.partial(_has_other_examples, bench)))
     checks.append(Check(ProxPromise.PARAMETERS, None, functools.partial(_parameters, bench)))
     checks.append(Check(ProxPromise.USEFUL, None, functools.partial(_useful, bench)))
     return tuple(checks)
@@ -170,20 +202,31 @@ class _Bench:
         solver: ProxSolver = made(self.subject, "prox_solver")
         return solver
 
+    @property
+    def takes_displacements(self) -> bool:
+        """Whether the solver is to be asked for problems that have a displacement."""
+        return bool(getattr(self.solver, "takes_displacements", False))
+
     def problem(self, example: ProxExample) -> ProxProblem:
         return example.problem(tolerance=self.tolerance, device=self.device)
 
     def bid(self, example: ProxExample) -> Bid | Refusal:
         if example not in self._answers:
-            answer = self.solver.bid(self.problem(example))
-            expect(isinstance(answer, Bid | Refusal), f"its bid is a {type(answer).__name__}, neither Bid nor Refusal")
-            self._answers[example] = answer
+            given = self.ask(self.problem(example))
+            expect(isinstance(given, Bid | Refusal), f"its bid is a {type(given).__name__}, neither Bid nor Refusal")
+            self._answers[example] = given
         return self._answers[example]
+
+    def ask(self, problem: ProxProblem) -> Bid | Refusal:
+        """The solver's bid for a problem; a refusal in its name where it takes no problems of the kind."""
+        if problem.displacement is not None and not self.takes_displacements:
+            return Refusal(named(self.subject), _TAKES_NONE)
+        return self.solver.bid(problem)
 
     def refusal(self, example: ProxExample) -> str | None:
         """Why the solver does not take the example; None when it does."""
-        answer = self.bid(example)
-        return answer.reason if isinstance(answer, Refusal) else None
+        given = self.bid(example)
+        return given.reason if isinstance(given, Refusal) else None
 
     def session(self, example: ProxExample) -> ProxSession:
         """A session that has solved the example's own rows."""
@@ -194,44 +237,8 @@ class _Bench:
         """The answer to the example's own rows, in a session that had solved nothing before."""
         if example not in self._solved:
             self._opened[example] = self.solver.open(self.problem(example))
-            self._solved[example] = _answer(self._opened[example], example.points)
+            self._solved[example] = answer(self._opened[example], example.points)
         return self._solved[example]
-
-
-def _answer(session: ProxSession, points: Floats, progress: Any = None) -> ProxSolution:
-    """Solve, with copies of rows and answers, so that what a session does to them spoils nothing else."""
-    solution = session.solve(points.copy(), progress)
-    expect(
-        isinstance(solution, ProxSolution),
-        f"solve returned a {type(solution).__name__}, not an alignkit.contracts.ProxSolution",
-    )
-    _expect_shapes(solution, *points.shape)
-    return ProxSolution(solution.maximiser.copy(), solution.gap.copy(), solution.unfinished.copy())
-
-
-def _expect_shapes(solution: ProxSolution, rows: int, dimension: int) -> None:
-    """Raise a `Breach` unless a solution has the shapes and types of n rows in k dimensions."""
-    for name, wanted, kind in (
-        ("maximiser", (rows, dimension), "float64"),
-        ("gap", (rows,), "float64"),
-        ("unfinished", (rows,), "bool"),
-    ):
-        found = getattr(solution, name)
-        expect(isinstance(found, np.ndarray), f"{name} is a {type(found).__name__}, not a numpy array")
-        expect(
-            found.shape == wanted and found.dtype == kind,
-            f"{name} is {found.dtype} of shape {found.shape}, not {kind} of shape {wanted}",
-        )
-    infinite = ~np.isfinite(solution.maximiser).all(axis=1)
-    if infinite.any():
-        raise Breach(f"the maximiser of row {_first(infinite)} is {solution.maximiser[_first(infinite)]}")
-    wrong = ~(solution.gap >= 0.0)
-    if wrong.any():
-        raise Breach(f"the gap of row {_first(wrong)} is {solution.gap[_first(wrong)]}")
-
-
-def _first(bad: Any) -> int:
-    return int(np.argmax(bad))
 
 
 # ---- one promise each
@@ -245,16 +252,16 @@ def _where_taken(
 
 
 def _bids(bench: _Bench, example: ProxExample) -> str | None:
-    answer = bench.bid(example)
-    expect(isinstance(answer.backend, str) and answer.backend, "it names no backend")
-    again = bench.solver.bid(bench.problem(example))
-    expect(type(again) is type(answer), f"asked twice, it answered {answer} and then {again}")
-    if isinstance(answer, Refusal):
-        expect(isinstance(answer.reason, str) and answer.reason.strip(), "it refuses without a reason")
-        return answer.reason
-    expect(isinstance(answer.guarantee, Guarantee), f"its guarantee is {answer.guarantee!r}, not a Guarantee")
-    expect(isinstance(answer.method, str) and answer.method, "it names no method")
-    expect_citations(answer)
+    given = bench.bid(example)
+    expect(isinstance(given.backend, str) and given.backend, "it names no backend")
+    again = bench.ask(bench.problem(example))
+    expect(type(again) is type(given), f"asked twice, it answered {given} and then {again}")
+    if isinstance(given, Refusal):
+        expect(isinstance(given.reason, str) and given.reason.strip(), "it refuses without a reason")
+        return given.reason
+    expect(isinstance(given.guarantee, Guarantee), f"its guarantee is {given.guarantee!r}, not a Guarantee")
+    expect(isinstance(given.method, str) and given.method, "it names no method")
+    expect_citations(given)
     few, many = (
         bench.solver.bid(replace(bench.problem(example), rows=rows)) for rows in (len(example.points), 100_000)
     )
@@ -278,49 +285,33 @@ def _shapes(bench: _Bench, example: ProxExample) -> str | None:
 
 
 def _bound(bench: _Bench, example: ProxExample) -> str | None:
-    _expect_bound(example, bench.solution(example))
+    expect_bound(example, bench.solution(example))
     return None
 
 
-def _expect_bound(example: ProxExample, solution: ProxSolution) -> None:
-    missing = example.supremum - example.objective(solution.maximiser)
-    rounding = example.rounding(solution.maximiser)
-    bad = ~(missing <= solution.gap + rounding)
-    if bad.any():
-        row = _first(bad)
-        raise Breach(
-            f"{bad.sum()} of {len(bad)} rows lack more than their gaps: row {row}, v = {_shown(example.points[row])}, "
-            f"got z = {_shown(solution.maximiser[row])}, whose objective lacks {missing[row]:.6g} to that of "
-            f"{_shown(example.maximiser[row])} ({example.source}), with a gap of {solution.gap[row]:.6g}",
-            row=row,
-            missing=missing[row],
-            gap=solution.gap[row],
-        )
-
-
 def _guarantee(bench: _Bench, example: ProxExample) -> str | None:
-    answer = bench.bid(example)
-    assert isinstance(answer, Bid)
+    given = bench.bid(example)
+    assert isinstance(given, Bid)
     solution = bench.solution(example)
-    objective = example.objective(solution.maximiser)
+    objective, rounding = reached(example, solution)
     scale = np.maximum(1.0, np.where(np.isfinite(objective), np.abs(objective), 1.0))
     finished = ~solution.unfinished
-    if answer.guarantee >= Guarantee.CERTIFIED:
+    if given.guarantee >= Guarantee.CERTIFIED:
         bad = finished & ~(solution.gap <= bench.tolerance * scale)
         if bad.any():
-            row = _first(bad)
+            row = first(bad)
             raise Breach(
-                f"bid as {answer.guarantee.name.lower()}, and the relative gap of row {row} is "
+                f"bid as {given.guarantee.name.lower()}, and the relative gap of row {row} is "
                 f"{solution.gap[row] / scale[row]:.3g}, above {bench.tolerance:.3g}, without being marked unfinished",
                 row=row,
                 gap=solution.gap[row],
             )
-    if answer.guarantee is Guarantee.EXACT:
-        moved = 0.5 * example.weight * np.sum((solution.maximiser - example.points) ** 2, axis=1)
+    if given.guarantee is Guarantee.EXACT:
+        paid = example.price(solution.maximiser, example.dense(solution))
         missing = example.supremum - objective
-        bad = finished & ~(missing <= _EXACT * np.maximum(scale, moved) + example.rounding(solution.maximiser))
+        bad = finished & ~(missing <= _EXACT * np.maximum(scale, paid) + rounding)
         if bad.any():
-            row = _first(bad)
+            row = first(bad)
             raise Breach(
                 f"bid as exact, and row {row} lacks {missing[row]:.3g} to the supremum",
                 row=row,
@@ -341,17 +332,15 @@ def _finishes(bench: _Bench, example: ProxExample) -> str | None:
 
 def _improves(bench: _Bench, example: ProxExample) -> str | None:
     solution = bench.solution(example)
-    before, after = example.objective(example.points), example.objective(solution.maximiser)
+    before, (after, rounding) = example.value(example.points), reached(example, solution)
     start = np.where(np.isfinite(before), before, -np.inf)
-    slack = example.rounding(solution.maximiser) + bench.tolerance * np.maximum(
-        1.0, np.where(np.isfinite(start), np.abs(start), 0.0)
-    )
+    slack = rounding + bench.tolerance * np.maximum(1.0, np.where(np.isfinite(start), np.abs(start), 0.0))
     bad = ~solution.unfinished & (after < start - slack)
     if bad.any():
-        row = _first(bad)
+        row = first(bad)
         raise Breach(
-            f"row {row} went from v = {_shown(example.points[row])}, objective {before[row]:.6g}, to "
-            f"z = {_shown(solution.maximiser[row])}, objective {after[row]:.6g}",
+            f"row {row} went from v = {shown(example.points[row])}, objective {before[row]:.6g}, to "
+            f"z = {shown(solution.maximiser[row])}, objective {after[row]:.6g}",
             row=row,
             before=before[row],
             after=after[row],
@@ -366,45 +355,16 @@ def _rows(bench: _Bench, example: ProxExample) -> str | None:
     orders |= {f"row {row} by itself": np.array([row]) for row in {0, count // 2, count - 1}}
     for how, chosen in orders.items():
         part = example.on_rows(example.points[chosen])
-        solution = _answer(session, part.points)
-        _expect_bound(part, solution)
-        _expect_same(part, solution, _picked(together, chosen), f"{how}, the answer is another")
+        solution = answer(session, part.points)
+        expect_bound(part, solution)
+        expect_same(part, solution, picked(together, chosen), f"{how}, the answer is another")
     return None
-
-
-def _picked(solution: ProxSolution, chosen: Any) -> ProxSolution:
-    return ProxSolution(solution.maximiser[chosen], solution.gap[chosen], solution.unfinished[chosen])
-
-
-def _expect_same(example: ProxExample, one: ProxSolution, other: ProxSolution, found: str) -> None:
-    """Raise a `Breach` unless two answers to the same rows differ by no more than their gaps explain."""
-    slack, objectives = [], []
-    for solution in (one, other):
-        objective = example.objective(solution.maximiser)
-        loose = _LOOSE * np.maximum(1.0, np.where(np.isfinite(objective), np.abs(objective), 1.0))
-        slack.append(np.where(np.isfinite(solution.gap), solution.gap, loose) + example.rounding(solution.maximiser))
-        objectives.append(objective)
-    if example.strength > 0:
-        # A point whose objective lacks ε lies within √(2ε/μ) of the one maximiser.
-        difference = np.linalg.norm(one.maximiser - other.maximiser, axis=1)
-        allowed = sum(np.sqrt(2.0 * part / example.strength) for part in slack)
-    else:
-        difference, allowed = np.abs(objectives[0] - objectives[1]), slack[0] + slack[1]
-    bad = ~one.unfinished & ~other.unfinished & ~(difference <= allowed)
-    if bad.any():
-        row = _first(bad)
-        raise Breach(
-            f"{found}: for v = {_shown(example.points[row])} once z = {_shown(one.maximiser[row])} and once "
-            f"z = {_shown(other.maximiser[row])}",
-            row=row,
-            difference=difference[row],
-        )
 
 
 def _empty(bench: _Bench, example: ProxExample) -> str | None:
     session = bench.solver.open(bench.problem(example))
-    _answer(session, np.empty((0, example.dimension)))
-    _expect_bound(example, _answer(session, example.points))
+    answer(session, np.empty((0, example.dimension)))
+    expect_bound(example, answer(session, example.points))
     return None
 
 
@@ -422,21 +382,22 @@ def _input(bench: _Bench, example: ProxExample) -> str | None:
         "rows that are read only": frozen,
     }
     for name, points in layouts.items():
-        answer = session.solve(points)
+        found = session.solve(points)
         expect(np.array_equal(points, example.points), f"{name} were written to")
-        expect(not np.shares_memory(points, answer.maximiser), f"the maximiser lies in the memory of the {name}")
-        _expect_same(example, answer, solution, f"given {name}, the answer is another")
+        for part, values in arrays_of(found).items():
+            expect(not np.shares_memory(points, values), f"the {part} lies in the memory of the {name}")
+        expect_same(example, found, solution, f"given {name}, the answer is another")
     return None
 
 
 def _kept(bench: _Bench, example: ProxExample) -> str | None:
     session = bench.session(example)
     solution = session.solve(example.points.copy())
-    before = {name: getattr(solution, name).copy() for name in ("maximiser", "gap", "unfinished")}
+    before = {name: values.copy() for name, values in arrays_of(solution).items()}
     session.solve(example.points[::-1].copy())
-    for name, values in before.items():
+    for name, values in arrays_of(solution).items():
         expect(
-            np.array_equal(getattr(solution, name), values),
+            np.array_equal(before[name], values, equal_nan=values.dtype.kind == "f"),
             f"the {name} of an earlier answer changed when the next batch was solved",
         )
     return None
@@ -444,18 +405,18 @@ def _kept(bench: _Bench, example: ProxExample) -> str | None:
 
 def _repeats(bench: _Bench, example: ProxExample) -> str | None:
     solution, session = bench.solution(example), bench.session(example)
-    _answer(session, 10.0 * example.points + 1.0)
-    _expect_same(example, _answer(session, example.points), solution, "later in the session, the answer is another")
+    answer(session, 10.0 * example.points + 1.0)
+    expect_same(example, answer(session, example.points), solution, "later in the session, the answer is another")
     solver: ProxSolver = made(bench.subject, "prox_solver")
-    again = _answer(solver.open(bench.problem(example)), example.points)
+    again = answer(solver.open(bench.problem(example)), example.points)
     difference = np.abs(again.maximiser - solution.maximiser).max(axis=1, initial=0.0)
     size = 1.0 + np.abs(solution.maximiser).max(axis=1, initial=0.0)
     bad = ~(difference <= _EXACT * size)
     if bad.any():
-        row = _first(bad)
+        row = first(bad)
         raise Breach(
             f"a new session on the same rows moved row {row} by {difference[row]:.3g}, from "
-            f"z = {_shown(solution.maximiser[row])}",
+            f"z = {shown(solution.maximiser[row])}",
             row=row,
             difference=difference[row],
         )
@@ -469,15 +430,63 @@ def _sessions(bench: _Bench, example: ProxExample) -> str | None:
     mixed = [one for one in mixed if bench.refusal(one) is None]
     opened = [(one, bench.solver.open(bench.problem(one))) for one in mixed]
     for one, session in (*reversed(opened), *opened):
-        _expect_bound(one, _answer(session, one.points))
+        expect_bound(one, answer(session, one.points))
     return None
 
 
 def _progress(bench: _Bench, example: ProxExample) -> str | None:
     told: list[tuple[Any, ...]] = []
-    solution = _answer(bench.session(example), example.points, lambda *event: told.append(event))
+    solution = answer(bench.session(example), example.points, lambda *event: told.append(event))
     expect_progress(told, len(example.points))
-    _expect_same(example, solution, bench.solution(example), "told to report progress, it answered otherwise")
+    expect_same(example, solution, bench.solution(example), "told to report progress, it answered otherwise")
+    return None
+
+
+def _value(bench: _Bench, example: ProxExample) -> str | None:
+    solution = bench.solution(example)
+    if solution.value is None:
+        return "it gives no f(z)"
+    expect_value(example, solution)
+    return None
+
+
+def _ties(bench: _Bench, example: ProxExample) -> str | None:
+    solution = bench.solution(example)
+    if solution.tied is None and solution.evaluations is None:
+        return "it neither looks for ties nor counts evaluations"
+    expect_ties(example, solution)
+    return None
+
+
+def _has_other_examples(bench: _Bench) -> str:
+    if bench.takes_displacements:
+        return "no example has a displacement: add displaced_examples(ak.costs)"
+    return _TAKES_NONE
+
+
+def _displacements(bench: _Bench, example: ProxExample) -> str | None:
+    expect_displacement(example, bench.solution(example))
+    return None
+
+
+def _weights(bench: _Bench, example: ProxExample) -> str | None:
+    solve_weighted = getattr(bench.session(example), "solve_weighted", None)
+    if solve_weighted is None:
+        return "its sessions have no solve_weighted"
+    weights = example.weight * np.resize(_MULTIPLES, len(example.points))
+    try:
+        solution = solve_weighted(example.points.copy(), weights.copy())
+    except ValueError as error:
+        return f"it says: {error}"
+    for weight in np.unique(weights):
+        chosen = np.flatnonzero(weights == weight)
+        part, found = example.with_weight(float(weight)).on_rows(example.points[chosen]), picked(solution, chosen)
+        expect_bound(part, found)
+        expect_same(part, found, part.solution, f"beside rows of other λ, a row of λ = {weight:.6g} has another answer")
+        if found.value is not None:
+            expect_value(part, found)
+    unfinished = solution.unfinished
+    expect(2 * unfinished.sum() <= len(unfinished), f"{unfinished.sum()} of {len(unfinished)} rows are unfinished")
     return None
 
 
@@ -505,9 +514,9 @@ def _parameters_in(bench: _Bench, dimension: int) -> str | None:
         example = ProxExample("parameter", reward, 2.0, points, soft_threshold, 0.0, "soft thresholding")
         if (reason := bench.refusal(example)) is not None:
             return reason
-        _expect_bound(example, bench.solution(example))
+        expect_bound(example, bench.solution(example))
         if kept is not None and _updated(kept, bench.problem(example)):
-            _expect_bound(example, _answer(kept, points))
+            expect_bound(example, answer(kept, points))
         kept = bench.session(example)
     return None
 
@@ -516,13 +525,19 @@ def _updates(bench: _Bench, example: ProxExample) -> str | None:
     session = bench.solver.open(bench.problem(example))
     if not callable(getattr(session, "update", None)):
         return "its sessions have no update"
-    _answer(session, example.points)
+    answer(session, example.points)
     present = example
-    others = [one for one in bench.examples if one.is_bounded and one.dimension == example.dimension]
+    others = [
+        one
+        for one in bench.examples
+        if one.is_bounded
+        and one.dimension == example.dimension
+        and (one.displacement is None or bench.takes_displacements)
+    ]
     for other in (example.with_weight(2.0 * example.weight), others[-1], example):
         if _updated(session, bench.problem(other)):
             present = other
-        _expect_bound(present, _answer(session, present.points))
+        expect_bound(present, answer(session, present.points))
     return None
 
 
@@ -539,13 +554,13 @@ def _unbounded(bench: _Bench, example: ProxExample) -> str | None:
         solution = bench.solution(example)
     except UnboundedTransportError:
         return None
-    answer = bench.bid(example)
-    certifies = isinstance(answer, Bid) and answer.guarantee >= Guarantee.CERTIFIED
+    given = bench.bid(example)
+    certifies = isinstance(given, Bid) and given.guarantee >= Guarantee.CERTIFIED
     bad = np.isfinite(solution.gap) | (~solution.unfinished & certifies)
     if bad.any():
-        row = _first(bad)
+        row = first(bad)
         raise Breach(
-            f"row {row} got z = {_shown(solution.maximiser[row])} with a gap of {solution.gap[row]:.6g}"
+            f"row {row} got z = {shown(solution.maximiser[row])} with a gap of {solution.gap[row]:.6g}"
             f"{'' if solution.unfinished[row] else ', as finished'}",
             row=row,
             gap=solution.gap[row],
@@ -563,7 +578,3 @@ def _useful(bench: _Bench) -> str | None:
         except Exception:
             continue
     raise Breach(f"none of the {len(bounded)} problems was taken")
-
-
-def _shown(values: Floats) -> str:
-    return np.array2string(values, precision=6, suppress_small=True, max_line_width=1000, threshold=8)

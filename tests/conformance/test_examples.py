@@ -7,14 +7,17 @@ import itertools
 import numpy as np
 import pytest
 
+import alignkit as ak
 from alignkit.contracts import Bid
-from alignkit.testing import prox_examples, tilt_examples
+from alignkit.testing import displaced_examples, prox_examples, tilt_examples
 from alignkit_cvxpy.prox import CvxpyProxSolver
 
 PROX = {example.name: example for example in prox_examples(rows=4, seed=3)}
 BOUNDED = [name for name, example in PROX.items() if example.is_bounded]
 CONCAVE = [name for name in BOUNDED if PROX[name].strength > 0]
 WAVY = [name for name in BOUNDED if PROX[name].strength == 0]
+DISPLACED = {example.name: example for example in displaced_examples(ak.costs, rows=4, seed=3)}
+STEPS = [name for name, example in DISPLACED.items() if example.is_bounded]
 TILTS = {example.name: example for example in tilt_examples(seed=3)}
 
 
@@ -23,7 +26,17 @@ def test_there_are_problems_of_every_kind():
     assert {PROX[name].weight for name in PROX} >= {1e-3, 1e3}
     assert max(np.abs(PROX[name].points).max() for name in PROX) > 1e6
     assert sum(not example.is_bounded for example in PROX.values()) >= 3
-    assert len(WAVY) >= 4 and len(CONCAVE) >= 30
+    assert len(WAVY) >= 9 and len(CONCAVE) >= 30
+    assert {PROX[name].dimension for name in WAVY if PROX[name].is_tied is not None} == {1, 2}
+    assert {type(example.displacement.cost).__name__ for example in DISPLACED.values()} == {
+        "L1",
+        "PNorm",
+        "Euclidean",
+        "ElasticNet",
+    }
+    assert len(STEPS) == len(DISPLACED) - 2
+    assert {example.displacement.rows is None for example in DISPLACED.values()} == {True, False}
+    assert {bool(example.displacement.linear.any()) for example in DISPLACED.values()} == {True, False}
     assert sum(PROX[name].dimension == 1 for name in CONCAVE) >= 5
 
 
@@ -67,6 +80,58 @@ def test_no_point_far_away_is_better_where_maxima_are_many(name):
         assert best >= example.supremum[row] - reach * max(1 / count for count in axes) * 8.0
 
 
+@pytest.mark.parametrize("name", [name for name in WAVY if PROX[name].is_tied is not None])
+def test_ties_have_two_maximisers_of_one_height(name):
+    example = PROX[name]
+    mirror = np.where(np.arange(example.dimension) == 0, -1.0, 1.0)
+    tied = example.is_tied(example.points)
+    z = example.maximiser
+    assert tied[0] and not tied[1:].any()
+    same = example.objective(z * mirror) == example.supremum
+    assert (same == tied).all() and (np.abs(z[tied, 0]) > 0.5).all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.parametrize("name", STEPS)
+def test_no_displacement_nearby_is_better(name, factor):
+    example, rng = DISPLACED[name].with_weight(factor * DISPLACED[name].weight), np.random.default_rng(0)
+    best = example.best_displacement
+    assert (example.maximiser == example.moved(best)).all()
+    for size in 10.0 ** np.arange(-8.0, 1.5, 0.5):
+        for chosen in (slice(None), *range(best.shape[1])):
+            for _ in range(3):
+                other = best.copy()
+                other[:, chosen] += size * rng.standard_normal(other[:, chosen].shape)
+                z = example.moved(other)
+                assert (example.objective(z, other) <= example.supremum + 0.1 * example.rounding(z, other)).all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.parametrize("name", STEPS)
+def test_certified_bounds_of_another_solver_enclose_the_supremum_of_displacements(name, factor):
+    example, solver = DISPLACED[name].with_weight(factor * DISPLACED[name].weight), CvxpyProxSolver()
+    assert isinstance(solver.bid(example.problem()), Bid)
+    solution = solver.open(example.problem()).solve(example.points)
+    below = example.objective(solution.maximiser, example.dense(solution))
+    rounding = example.rounding(solution.maximiser, example.dense(solution))
+    assert not solution.unfinished.any()
+    assert (below - rounding <= example.supremum).all()
+    assert (example.supremum <= below + solution.gap + rounding).all()
+
+
+@pytest.mark.parametrize("name", [name for name, example in DISPLACED.items() if not example.is_bounded])
+def test_unbounded_displacements_grow_without_end(name):
+    example = DISPLACED[name]
+    rays = np.concatenate([np.eye(example.displacement.size), -np.eye(example.displacement.size)])
+
+    def reached(far):
+        steps = [np.broadcast_to(far * ray, (len(example.points), len(ray))) for ray in rays]
+        return max(example.objective(example.moved(step), step).min() for step in steps)
+
+    assert reached(1e8) > 10.0 * reached(1e6) > 0
+    assert np.isposinf(example.supremum).all()
+
+
 @pytest.mark.parametrize("name", [name for name, example in PROX.items() if not example.is_bounded])
 def test_unbounded_problems_grow_without_end(name):
     example = PROX[name]
@@ -95,8 +160,14 @@ def test_seeds_and_rows_change_the_problems():
 
 
 def test_names_are_unique():
-    for examples in (prox_examples(), tilt_examples()):
+    for examples in ((*prox_examples(), *displaced_examples(ak.costs)), tilt_examples()):
         assert len({example.name for example in examples}) == len(examples)
+
+
+def test_an_example_with_a_displacement_asks_for_it():
+    example = DISPLACED["distance, k = 3"]
+    with pytest.raises(ValueError, match="none are given"):
+        example.objective(example.maximiser)
 
 
 @pytest.mark.parametrize("name", TILTS)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignkit.contracts import Bid, Guarantee, ProxSolution, Refusal
+import alignkit as ak
+from alignkit.contracts import Bid, Guarantee, ProxSolution, Refusal, SparseRows
 from alignkit.errors import UnboundedTransportError
-from alignkit.testing import ConformanceError, ProxPromise, check_prox_solver, prox_examples
+from alignkit.testing import ConformanceError, ProxPromise, check_prox_solver, displaced_examples, prox_examples
 from alignkit_torch.prox import TorchProxSolver
 
 NAMES = {
@@ -18,9 +19,11 @@ NAMES = {
     "dominated square with norm1, k = 2",
     "convex norm_inf, k = 4",
     "two waves, k = 1",
+    "two kinks, k = 1",
     "unbounded square",
 }
 EXAMPLES = [example for example in prox_examples(rows=6) if example.name in NAMES]
+DISPLACED = [example for example in displaced_examples(ak.costs, rows=6) if example.is_bounded]
 
 
 class Oracle:
@@ -35,7 +38,7 @@ class Oracle:
         return Bid("oracle", "by heart", self.guarantee, 1e-3 + 1e-6 * problem.rows)
 
     def example(self, problem):
-        return next((one for one in EXAMPLES if one.reward is problem.nonlinear), None)
+        return next((one for one in (*EXAMPLES, *DISPLACED) if one.reward is problem.nonlinear), None)
 
     def open(self, problem):
         return Opened(self, self.example(problem), problem.weight)
@@ -51,6 +54,10 @@ class Oracle:
         progress("oracle", rows // 2, rows)
         progress("oracle", rows, rows)
 
+    def told(self, session, points, solution):
+        """The solution with what else is known of it."""
+        return solution
+
 
 class Opened:
     def __init__(self, solver, example, weight):
@@ -62,7 +69,7 @@ class Opened:
         z, gap = self.solver.solve(self, points)
         if progress is not None:
             self.solver.tell(progress, len(points))
-        return ProxSolution(z, gap, self.solver.unfinished(gap))
+        return self.solver.told(self, points, ProxSolution(z, gap, self.solver.unfinished(gap)))
 
 
 def right(session, points):
@@ -402,6 +409,129 @@ class ReturnsATuple(Oracle):
         return session
 
 
+class Telling(Oracle):
+    """Right: gives f(z), ties and evaluations."""
+
+    def told(self, session, points, solution):
+        example = session.example.on_rows(points)
+        count = np.full(len(points), 7, dtype=np.int64)
+        tied = np.zeros(len(points), dtype=bool) if example.is_tied is None else example.is_tied(points)
+        return replace(solution, value=example.value(solution.maximiser), tied=tied, evaluations=count)
+
+
+class GivesTheValueBefore(Telling):
+    def told(self, session, points, solution):
+        return replace(super().told(session, points, solution), value=session.example.on_rows(points).value(points))
+
+
+class ForgetsAConstant(Telling):
+    def told(self, session, points, solution):
+        found = super().told(session, points, solution)
+        return replace(found, value=found.value - 1e-9)
+
+
+class NarrowValues(Telling):
+    def told(self, session, points, solution):
+        found = super().told(session, points, solution)
+        return replace(found, value=found.value.astype(np.float32))
+
+
+class CallsEveryRowTied(Telling):
+    def told(self, session, points, solution):
+        return replace(super().told(session, points, solution), tied=np.ones(len(points), dtype=bool))
+
+
+class OverlooksTies(Telling):
+    def told(self, session, points, solution):
+        return replace(super().told(session, points, solution), tied=np.zeros(len(points), dtype=bool))
+
+
+class NumbersItsTies(Telling):
+    def told(self, session, points, solution):
+        found = super().told(session, points, solution)
+        return replace(found, tied=found.tied.astype(np.int64))
+
+
+class CountsInFloats(Telling):
+    def told(self, session, points, solution):
+        return replace(super().told(session, points, solution), evaluations=np.full(len(points), 7.0))
+
+
+class GivesStepsUnasked(Oracle):
+    def told(self, session, points, solution):
+        return replace(solution, displacement=solution.maximiser - points)
+
+
+class Displacing(Oracle):
+    """Right, of problems whose penalty is on displacements."""
+
+    takes_displacements = True
+
+    def solve(self, session, points):
+        return self.best(session, points).maximiser, np.zeros(len(points))
+
+    def best(self, session, points):
+        return session.example.with_weight(session.weight).on_rows(points).solution
+
+    def told(self, session, points, solution):
+        return replace(solution, displacement=self.best(session, points).displacement)
+
+
+class Sparse(Displacing):
+    """Right, and gives amounts by their coordinates, the largest first."""
+
+    def told(self, session, points, solution):
+        dense = self.best(session, points).displacement
+        order = np.argsort(-np.abs(dense), axis=1)
+        return replace(solution, displacement=SparseRows(order, np.take_along_axis(dense, order, axis=1)))
+
+
+class GivesNoDisplacements(Displacing):
+    def told(self, session, points, solution):
+        return solution
+
+
+class MissesTheDisplacement(Displacing):
+    """Off by less than its gap allows."""
+
+    def solve(self, session, points):
+        return super().solve(session, points)[0] + 1e-9, np.full(len(points), 1e-7)
+
+    guarantee = Guarantee.CERTIFIED
+
+
+class HalvesItsAmounts(Sparse):
+    """Two entries of a half each, whose h is that of the whole for the ℓ1 cost alone."""
+
+    def told(self, session, points, solution):
+        whole = super().told(session, points, solution).displacement
+        places, halves = np.repeat(whole.coordinates, 2, axis=1), np.repeat(whole.amounts / 2.0, 2, axis=1)
+        return replace(solution, displacement=SparseRows(places, halves))
+
+
+class Weighing(Oracle):
+    """Right: answers rows of a λ each."""
+
+    def open(self, problem):
+        session = super().open(problem)
+        session.solve_weighted = lambda points, weights: self.weighted(session, points, weights)
+        return session
+
+    def weighted(self, session, points, weights):
+        z = np.array([session.example.solve(row[None], weight)[0] for row, weight in zip(points, weights, strict=True)])
+        return ProxSolution(z, np.zeros(len(points)), np.zeros(len(points), dtype=bool))
+
+
+class WeighsAllRowsAlike(Weighing):
+    def weighted(self, session, points, weights):
+        return super().weighted(session, points, np.full_like(weights, weights[0]))
+
+
+class WeighsRowsByItself(Weighing):
+    def weighted(self, session, points, weights):
+        return super().weighted(session, points, np.sort(weights))
+
+
 class RemembersParameters(TorchProxSolver):
     """Tabulates each reward once, whatever its parameters do afterwards."""
 
@@ -455,6 +585,18 @@ MUTANTS = {
     UpdatesInWordAlone: {P.UPDATES},
     UpdatesAfterAll: {P.UPDATES},
     UpdatesPerhaps: {P.UPDATES},
+    GivesTheValueBefore: {P.VALUE},
+    ForgetsAConstant: {P.VALUE},
+    NarrowValues: {P.VALUE},
+    CallsEveryRowTied: {P.TIES},
+    OverlooksTies: {P.TIES},
+    NumbersItsTies: {P.TIES},
+    CountsInFloats: {P.TIES},
+    GivesStepsUnasked: {P.DISPLACEMENTS},
+    MissesTheDisplacement: {P.DISPLACEMENTS},
+    HalvesItsAmounts: {P.DISPLACEMENTS},
+    WeighsAllRowsAlike: {P.WEIGHTS},
+    WeighsRowsByItself: {P.WEIGHTS},
     CitesByName: {P.BIDS},
     RemembersParameters: {P.PARAMETERS},
 }
@@ -470,15 +612,28 @@ AT_LEAST = {
     CannotBid: P.BIDS,
     StartsWhereItStopped: P.REPEATS,
     SharesTheLastSession: P.SESSIONS,
+    GivesNoDisplacements: P.DISPLACEMENTS,
 }
 
 
 def report_on(solver):
-    return check_prox_solver(solver, examples=EXAMPLES)
+    return check_prox_solver(solver, examples=DISPLACED if issubclass(solver, Displacing) else EXAMPLES)
 
 
 @pytest.mark.parametrize(
-    "solver", [Oracle, Certified, Heuristic, Updating, HonestAboutTheUnbounded, GivesUpOnTheUnbounded]
+    "solver",
+    [
+        Oracle,
+        Certified,
+        Heuristic,
+        Updating,
+        HonestAboutTheUnbounded,
+        GivesUpOnTheUnbounded,
+        Telling,
+        Displacing,
+        Sparse,
+        Weighing,
+    ],
 )
 def test_what_is_right_conforms(solver):
     report = report_on(solver)
