@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,8 @@ def progress_lines(shown: bool | None) -> Iterator[Progress]:
     Arguments:
         shown: True always, False never, None when standard error is a terminal.
     """
-    if shown is False:
+    # tqdm would find that out too, and take longer for it than a small batch takes.
+    if shown is False or (shown is None and not sys.stderr.isatty()):
         yield None
         return
     from tqdm.auto import tqdm

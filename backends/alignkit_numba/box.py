@@ -13,6 +13,7 @@ Bertsekas, "Projected Newton methods for optimization problems with simple const
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -28,20 +29,22 @@ from alignkit_numba.vectors import (
     fma,
     larger,
     load,
-    scratch,
+    scratches,
     select_less,
     smaller,
     spread,
     store,
 )
 
-__all__ = ["solve_box"]
+__all__ = ["BoxProblem", "solve_box"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Sweeps between two evaluations of the gap.
 _SWEEPS = 3
 #: Evaluations of the gap before rows are taken one at a time.
 _ROUNDS = 5
+#: Relative gap of the point that some rows start from.
+_REFERENCE_TOLERANCE = 1e-9
 #: Above this many rows of B the factors of all lanes no longer fit a cache, and rows are finished one at a time.
 _LARGEST_FACTOR = 48
 
@@ -49,11 +52,81 @@ _LARGEST_FACTOR = 48
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: float) -> Solved:
+@dataclass(frozen=True, eq=False)
+class BoxProblem:
+    """φ(a) = Σ_j w_j|a_j| of a = By + b, with what all rows (c, s) share.
+
+    Arguments:
+        matrix: B, (m, k).
+        offset: b, (m,).
+        weights: w, (m,).
+        gram: BBᵀ.
+        inverse: 1/(BBᵀ)_jj, (m,), infinite for a row of zeros, whose p_j goes straight to its bound.
+        reach: Σ_j w_j|B_j|, (k,).
+        shift: Σ_j w_j|b_j|.
+        reference: the p that solves the dual for c = 0 and s = 1.
+        bend: ‖Bᵀp‖² there.
+        lanes: how many vectors of lanes the solver writes to, for each array of them.
+    """
+
+    matrix: Floats
+    offset: Floats
+    weights: Floats
+    gram: Floats
+    inverse: Floats
+    reach: Floats
+    shift: float
+    reference: Floats
+    bend: float
+    lanes: tuple[int, ...]
+
+    @staticmethod
+    def of(form: ProximalForm) -> BoxProblem:
+        """Prepare a form of one block of absolute values."""
+        (block,) = form.blocks
+        assert isinstance(block, Absolute)
+        matrix = np.ascontiguousarray(form.matrix, dtype=np.float64)
+        offset = np.ascontiguousarray(form.offset, dtype=np.float64)
+        weights = np.ascontiguousarray(block.weights, dtype=np.float64)
+        rows, columns = matrix.shape
+        gram = matrix @ matrix.T
+        with np.errstate(divide="ignore"):
+            inverse = 1.0 / np.diag(gram)
+        reference = np.zeros(rows)
+        ascend(
+            matrix,
+            offset,
+            gram,
+            np.zeros(columns),
+            weights,
+            0.0,
+            _REFERENCE_TOLERANCE,
+            20 * rows + 100,
+            reference,
+            np.empty(columns),
+            np.empty(rows),
+            workspace(rows, False),
+        )
+        pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
+        return BoxProblem(
+            matrix,
+            offset,
+            weights,
+            gram,
+            inverse,
+            np.abs(matrix).T @ weights,
+            float(np.abs(offset) @ weights),
+            reference,
+            float(np.sum((reference @ matrix) ** 2)),
+            (*[columns] * 2, *[rows] * 4, pairs, *[1] * 4),
+        )
+
+
+def solve_box(problem: BoxProblem, centres: Floats, scales: Floats, tolerance: float) -> Solved:
     """Minimise ½‖y − c‖² + s·Σ_j w_j|(By + b)_j| for each row (c, s).
 
     Arguments:
-        form: B, b and one block of absolute values.
+        problem: B, b and w.
         centres: c, (n, k).
         scales: s ≥ 0, (n,).
         tolerance: the gap wanted, relative to max(1, |objective|).
@@ -61,53 +134,26 @@ def solve_box(form: ProximalForm, centres: Floats, scales: Floats, tolerance: fl
     Returns:
         y with its certificate.
     """
-    (block,) = form.blocks
-    assert isinstance(block, Absolute)
-    matrix = np.ascontiguousarray(form.matrix, dtype=np.float64)
-    offset = np.ascontiguousarray(form.offset, dtype=np.float64)
-    weights = np.ascontiguousarray(block.weights, dtype=np.float64)
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     scales = np.ascontiguousarray(scales, dtype=np.float64)
-    rows, columns = matrix.shape
-    pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
-    gram = matrix @ matrix.T
-    with np.errstate(divide="ignore"):
-        # Infinite for a row of zeros, whose p_j then goes straight to its bound.
-        inverse = 1.0 / np.diag(gram)
-    work = workspace(rows, False)
-    reference = np.zeros(rows)
-    ascend(
-        matrix,
-        offset,
-        gram,
-        np.zeros(columns),
-        weights,
-        0.0,
-        tolerance,
-        20 * rows + 100,
-        reference,
-        np.empty(columns),
-        np.empty(rows),
-        work,
-    )
     solutions = np.empty_like(centres)
     gap, value = np.empty(len(centres)), np.empty(len(centres))
     unfinished = np.empty(len(centres), dtype=np.bool_)
     _solve(
-        matrix,
-        offset,
-        weights,
-        gram,
-        inverse,
-        np.abs(matrix).T @ weights,
-        float(np.abs(offset) @ weights),
+        problem.matrix,
+        problem.offset,
+        problem.weights,
+        problem.gram,
+        problem.inverse,
+        problem.reach,
+        problem.shift,
         centres,
         scales,
         tolerance,
-        work,
-        tuple(scratch(size).reshape(size, WIDTH) for size in (*[columns] * 2, *[rows] * 4, pairs, *[1] * 4)),
-        reference,
-        float(np.sum((reference @ matrix) ** 2)),
+        workspace(len(problem.offset), False),
+        scratches(problem.lanes),
+        problem.reference,
+        problem.bend,
         solutions,
         gap,
         value,

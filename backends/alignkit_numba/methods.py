@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -80,31 +81,29 @@ def _newton_seconds(form: ProximalForm) -> float:
 
 
 def _prepare_box(form: ProximalForm) -> Kernel:
-    from alignkit_numba.box import solve_box
+    from alignkit_numba.box import BoxProblem, solve_box
 
     (block,) = form.blocks
     assert isinstance(block, Absolute)
     steepness = float(block.weights @ np.linalg.norm(form.matrix, axis=1))
-    return _with_slip(solve_box, form, steepness)
+    return _with_slip(partial(solve_box, BoxProblem.of(form)), form, steepness)
 
 
 def _prepare_simplex(form: ProximalForm) -> Kernel:
-    from alignkit_numba.simplex import solve_simplex
+    from alignkit_numba.simplex import SimplexProblem, solve_simplex
 
     (block,) = form.blocks
     assert isinstance(block, TopOf)
     steepness = block.weight * float(np.linalg.norm(form.matrix, axis=1).max())
-    return _with_slip(solve_simplex, form, steepness)
+    return _with_slip(partial(solve_simplex, SimplexProblem.of(form)), form, steepness)
 
 
-def _with_slip(
-    solve: Callable[[ProximalForm, Floats, Floats, float], Solved], form: ProximalForm, steepness: float
-) -> Kernel:
+def _with_slip(solve: Kernel, form: ProximalForm, steepness: float) -> Kernel:
     """A kernel with kinks, φ of Lipschitz constant `steepness`."""
     slip = _slip(form)
 
     def kernel(centres: Floats, scales: Floats, tolerance: float) -> Solved:
-        solved = solve(form, centres, scales, tolerance * min(1.0, float(scales.min(initial=1.0))))
+        solved = solve(centres, scales, tolerance * min(1.0, float(scales.min(initial=1.0))))
         moved = np.sqrt(np.einsum("ij,ij->i", centres, centres))
         moved += np.sqrt(np.einsum("ij,ij->i", solved.solutions, solved.solutions))
         moved *= slip

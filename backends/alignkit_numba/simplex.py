@@ -15,6 +15,7 @@ factorization: an active-set-like method and comparisons", 2011, section 4, for 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -31,29 +32,101 @@ from alignkit_numba.vectors import (
     fma,
     larger,
     load,
-    scratch,
+    scratches,
     select_less,
     smaller,
     spread,
     store,
 )
 
-__all__ = ["solve_simplex"]
+__all__ = ["SimplexProblem", "solve_simplex"]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Exchanges before rows are taken one at a time.
 _ROUNDS = 6
+#: Relative gap of the point that some rows start from.
+_REFERENCE_TOLERANCE = 1e-9
 #: Above this many pieces the factors of all lanes no longer fit a cache, and rows are taken one at a time.
 _LARGEST_FACTOR = 32
 #: For functions that only compiled ones call, and that are kept on disk as parts of these.
 _part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance: float) -> Solved:
+@dataclass(frozen=True, eq=False)
+class SimplexProblem:
+    """φ(a) = W·max_j a_j of a = By + b, with what all rows (c, s) share.
+
+    Arguments:
+        matrix: B less the mean of its rows, (m, k).
+        offset: b less its mean, (m,).
+        mean, level: those means.
+        gram: (m, m), of the centred rows, with a constant added.
+        weight: W.
+        reference: a p that solves the dual for c = 0 and s = 1, over W.
+        reach: the largest entry of each column of the centred B, (k,).
+        shift: the largest entry of the centred b.
+        lanes: how many vectors of lanes the solver writes to, for each array of them.
+    """
+
+    matrix: Floats
+    offset: Floats
+    mean: Floats
+    level: float
+    gram: Floats
+    weight: float
+    reference: Floats
+    reach: Floats
+    shift: float
+    lanes: tuple[int, ...]
+
+    @staticmethod
+    def of(form: ProximalForm) -> SimplexProblem:
+        """Prepare a form of one block, the largest of its rows."""
+        (block,) = form.blocks
+        assert isinstance(block, TopOf)
+        matrix = np.ascontiguousarray(form.matrix, dtype=np.float64)
+        offset = np.ascontiguousarray(form.offset, dtype=np.float64)
+        rows, columns = matrix.shape
+        mean, level = matrix.mean(axis=0), float(offset.mean())
+        matrix, offset = matrix - mean, offset - level
+        gram = matrix @ matrix.T
+        gram += max(float(np.trace(gram)) / rows, float(np.finfo(np.float64).tiny))
+        reference = np.zeros(rows)
+        reference[int(offset.argmax())] = block.weight
+        ascend(
+            matrix,
+            offset,
+            gram,
+            -block.weight * mean,
+            np.full(rows, float(block.weight)),
+            block.weight * level - 0.5 * block.weight**2 * float(mean @ mean),
+            _REFERENCE_TOLERANCE,
+            20 * rows + 100,
+            reference,
+            np.empty(columns),
+            np.empty(rows),
+            workspace(rows, True),
+        )
+        pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
+        return SimplexProblem(
+            matrix,
+            offset,
+            mean,
+            level,
+            gram,
+            float(block.weight),
+            reference / reference.sum(),
+            np.abs(matrix).max(axis=0),
+            float(np.abs(offset).max()),
+            (*[columns] * 2, *[rows] * 4, pairs, *[1] * 5),
+        )
+
+
+def solve_simplex(problem: SimplexProblem, centres: Floats, scales: Floats, tolerance: float) -> Solved:
     """Minimise ½‖y − c‖² + s·W·max_j (By + b)_j for each row (c, s).
 
     Arguments:
-        form: B, b and one block, the largest of its rows.
+        problem: B, b and W.
         centres: c, (n, k).
         scales: s ≥ 0, (n,).
         tolerance: the gap wanted, relative to max(1, |objective|).
@@ -61,55 +134,25 @@ def solve_simplex(form: ProximalForm, centres: Floats, scales: Floats, tolerance
     Returns:
         y with its certificate.
     """
-    (block,) = form.blocks
-    assert isinstance(block, TopOf)
-    matrix = np.ascontiguousarray(form.matrix, dtype=np.float64)
-    offset = np.ascontiguousarray(form.offset, dtype=np.float64)
     centres = np.ascontiguousarray(centres, dtype=np.float64)
-    sums = np.asarray(scales, dtype=np.float64) * block.weight
-    rows, columns = matrix.shape
-    pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
-    mean, level = matrix.mean(axis=0), float(offset.mean())
-    matrix, offset = matrix - mean, offset - level
-    gram = matrix @ matrix.T
-    gram += max(float(np.trace(gram)) / rows, float(np.finfo(np.float64).tiny))
-    work = workspace(rows, True)
-    reference = np.zeros(rows)
-    reference[int(offset.argmax())] = block.weight
-    bounds = np.full(rows, float(block.weight))
-    ascend(
-        matrix,
-        offset,
-        gram,
-        -block.weight * mean,
-        bounds,
-        block.weight * level - 0.5 * block.weight**2 * float(mean @ mean),
-        tolerance,
-        20 * rows + 100,
-        reference,
-        np.empty(len(mean)),
-        np.empty(rows),
-        work,
-    )
-    reference /= reference.sum()
     solutions = np.empty_like(centres)
     gap, value = np.empty(len(centres)), np.empty(len(centres))
     unfinished = np.empty(len(centres), dtype=np.bool_)
     _solve(
-        matrix,
-        offset,
-        mean,
-        level,
-        gram,
-        float(block.weight),
-        reference,
-        np.abs(matrix).max(axis=0),
-        float(np.abs(offset).max()),
+        problem.matrix,
+        problem.offset,
+        problem.mean,
+        problem.level,
+        problem.gram,
+        problem.weight,
+        problem.reference,
+        problem.reach,
+        problem.shift,
         centres,
-        sums,
+        np.asarray(scales, dtype=np.float64) * problem.weight,
         tolerance,
-        work,
-        tuple(scratch(size).reshape(size, WIDTH) for size in (*[columns] * 2, *[rows] * 4, pairs, *[1] * 5)),
+        workspace(len(problem.offset), True),
+        scratches(problem.lanes),
         solutions,
         gap,
         value,

@@ -7,7 +7,7 @@ their loops, and number a batch's rows across lanes, so that no operation depend
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -33,6 +33,7 @@ __all__ = [
     "logarithm",
     "root",
     "scratch",
+    "scratches",
     "select_less",
     "smaller",
     "spread",
@@ -301,3 +302,10 @@ def scratch(vectors: int) -> Floats:
     room = np.zeros(WIDTH * vectors + _LINE)
     start = -(room.ctypes.data // 8) % _LINE
     return room[start : start + WIDTH * vectors]
+
+
+def scratches(sizes: Sequence[int]) -> tuple[Floats, ...]:
+    """Room for some arrays of vectors of lanes, of each of the sizes, (size, W)."""
+    room = scratch(sum(sizes)).reshape(-1, WIDTH)
+    ends = np.cumsum(sizes)
+    return tuple(room[end - size : end] for size, end in zip(sizes, ends.tolist(), strict=True))

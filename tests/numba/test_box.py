@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignkit.transport.canonical import Absolute, ProximalForm
-from alignkit_numba.box import solve_box
+from alignkit_numba.box import BoxProblem, solve_box
 
 TOLERANCE = 1e-6
 
@@ -43,7 +43,7 @@ def optimum(form, centre, scale):
 
 def certified(form, centres, scales, tolerance=TOLERANCE):
     """Solve, and check what every answer promises of itself."""
-    solved = solve_box(form, centres, scales, tolerance)
+    solved = solve_box(BoxProblem.of(form), centres, scales, tolerance)
     objective = primal(form, centres, scales, solved.solutions)
     assert solved.solutions.shape == centres.shape
     np.testing.assert_allclose(solved.value, form.value(solved.solutions), rtol=1e-12, atol=1e-12)
@@ -146,9 +146,9 @@ def test_answers_do_not_depend_on_the_batch(rows, columns):
     rng = np.random.default_rng(7)
     form = form_of(rng.standard_normal((rows, columns)), rng.standard_normal(rows))
     centres, scales = rng.standard_normal((70, columns)), rng.uniform(0.0, 3.0, 70)
-    together = solve_box(form, centres, scales, TOLERANCE)
+    together = solve_box(BoxProblem.of(form), centres, scales, TOLERANCE)
     for some in (slice(0, 0), slice(3, 4), slice(30, 65)):
-        apart = solve_box(form, centres[some], scales[some], TOLERANCE)
+        apart = solve_box(BoxProblem.of(form), centres[some], scales[some], TOLERANCE)
         for name in ("solutions", "gap", "value", "unfinished"):
             np.testing.assert_array_equal(getattr(apart, name), getattr(together, name)[some])
 
@@ -157,9 +157,9 @@ def test_a_row_that_is_no_number_spoils_no_other():
     rng = np.random.default_rng(8)
     form = form_of(rng.standard_normal((4, 4)), rng.standard_normal(4))
     centres = rng.standard_normal((10, 4))
-    clean = solve_box(form, centres, np.ones(10), TOLERANCE)
+    clean = solve_box(BoxProblem.of(form), centres, np.ones(10), TOLERANCE)
     centres[3, 1] = np.nan
-    spoilt = solve_box(form, centres, np.ones(10), TOLERANCE)
+    spoilt = solve_box(BoxProblem.of(form), centres, np.ones(10), TOLERANCE)
     assert spoilt.unfinished[3] and spoilt.gap[3] == np.inf and spoilt.unfinished.sum() == 1
     np.testing.assert_array_equal(np.delete(spoilt.solutions, 3, 0), np.delete(clean.solutions, 3, 0))
 
@@ -168,7 +168,7 @@ def test_a_tolerance_out_of_reach_leaves_rows_unfinished_and_bounded():
     rng = np.random.default_rng(9)
     form = form_of(rng.standard_normal((3, 3)), rng.standard_normal(3))
     centres = rng.standard_normal((20, 3))
-    solved = solve_box(form, centres, np.ones(20), 0.0)
+    solved = solve_box(BoxProblem.of(form), centres, np.ones(20), 0.0)
     found = primal(form, centres, np.ones(20), solved.solutions)
     least = np.array([optimum(form, centre, 1.0)[0] for centre in centres])
     assert (np.abs(found - least) <= solved.gap + 1e-14).all() and (solved.gap < 1e-12).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignkit.transport.canonical import ProximalForm, TopOf
-from alignkit_numba.simplex import solve_simplex
+from alignkit_numba.simplex import SimplexProblem, solve_simplex
 
 TOLERANCE = 1e-6
 
@@ -51,7 +51,7 @@ def optimum(form, centre, scale):
 
 def certified(form, centres, scales, tolerance=TOLERANCE):
     """Solve, and check what every answer promises of itself."""
-    solved = solve_simplex(form, centres, scales, tolerance)
+    solved = solve_simplex(SimplexProblem.of(form), centres, scales, tolerance)
     objective = primal(form, centres, scales, solved.solutions)
     assert solved.solutions.shape == centres.shape
     np.testing.assert_allclose(solved.value, form.value(solved.solutions), rtol=1e-12, atol=1e-12)
@@ -124,7 +124,7 @@ def test_random_problems_at_two_tolerances(kind):
         weight = 10.0 ** rng.uniform(-5.0, 2.0)
         form = form_of(matrix / np.sqrt(weight), offset, 1.5)
         centres, scales = np.sqrt(weight) * rng.standard_normal((40, columns)), 10.0 ** rng.uniform(-1.0, 1.0, 40)
-        loose, tight = certified(form, centres, scales), solve_simplex(form, centres, scales, 1e-9)
+        loose, tight = certified(form, centres, scales), solve_simplex(SimplexProblem.of(form), centres, scales, 1e-9)
         found = [primal(form, centres, scales, solved.solutions) for solved in (loose, tight)]
         rounding = 1e-13 * (1.0 + np.abs(found[0]) + np.sum(centres**2, axis=1))
         assert (found[0] - found[1] <= loose.gap + rounding).all()
@@ -169,7 +169,9 @@ def test_equal_pieces_count_once(copies):
     many = form_of(np.tile(matrix, (copies, 1)), np.tile(offset, copies))
     answers = [certified(form, centres, np.ones(40), 1e-12).solutions for form in (many, form_of(matrix, offset))]
     np.testing.assert_allclose(*answers, atol=2e-6)
-    np.testing.assert_array_equal(answers[0], solve_simplex(many, centres, np.ones(40), 1e-12).solutions)
+    np.testing.assert_array_equal(
+        answers[0], solve_simplex(SimplexProblem.of(many), centres, np.ones(40), 1e-12).solutions
+    )
 
 
 def test_pieces_that_tie_at_the_centre():
@@ -193,9 +195,9 @@ def test_answers_do_not_depend_on_the_batch(rows, columns):
     rng = np.random.default_rng(7)
     form = form_of(rng.standard_normal((rows, columns)), rng.standard_normal(rows))
     centres, scales = rng.standard_normal((70, columns)), rng.uniform(0.0, 3.0, 70)
-    together = solve_simplex(form, centres, scales, TOLERANCE)
+    together = solve_simplex(SimplexProblem.of(form), centres, scales, TOLERANCE)
     for some in (slice(0, 0), slice(3, 4), slice(30, 65)):
-        apart = solve_simplex(form, centres[some], scales[some], TOLERANCE)
+        apart = solve_simplex(SimplexProblem.of(form), centres[some], scales[some], TOLERANCE)
         for name in ("solutions", "gap", "value", "unfinished"):
             np.testing.assert_array_equal(getattr(apart, name), getattr(together, name)[some])
 
@@ -204,9 +206,9 @@ def test_a_row_that_is_no_number_spoils_no_other():
     rng = np.random.default_rng(8)
     form = form_of(rng.standard_normal((6, 4)), rng.standard_normal(6))
     centres = rng.standard_normal((10, 4))
-    clean = solve_simplex(form, centres, np.ones(10), TOLERANCE)
+    clean = solve_simplex(SimplexProblem.of(form), centres, np.ones(10), TOLERANCE)
     centres[3, 1] = np.nan
-    spoilt = solve_simplex(form, centres, np.ones(10), TOLERANCE)
+    spoilt = solve_simplex(SimplexProblem.of(form), centres, np.ones(10), TOLERANCE)
     assert spoilt.unfinished[3] and spoilt.gap[3] == np.inf and spoilt.unfinished.sum() == 1
     np.testing.assert_array_equal(np.delete(spoilt.solutions, 3, 0), np.delete(clean.solutions, 3, 0))
 
@@ -215,7 +217,7 @@ def test_a_tolerance_out_of_reach_leaves_rows_unfinished_and_bounded():
     rng = np.random.default_rng(9)
     form = form_of(rng.standard_normal((5, 3)), rng.standard_normal(5))
     centres = rng.standard_normal((20, 3))
-    solved = solve_simplex(form, centres, np.ones(20), 0.0)
+    solved = solve_simplex(SimplexProblem.of(form), centres, np.ones(20), 0.0)
     found = primal(form, centres, np.ones(20), solved.solutions)
     least = np.array([optimum(form, centre, 1.0)[0] for centre in centres])
     assert (np.abs(found - least) <= solved.gap + 1e-14).all() and (solved.gap < 1e-12).all()
