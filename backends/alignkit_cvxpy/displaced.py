@@ -53,7 +53,7 @@ class DisplacementPenalty:
 
     @property
     def has_edge(self) -> bool:
-        """Whether h* is the indicator of a ball, and the bound infinite beyond it."""
+        """Whether h is a norm: h* is the indicator of a ball, and the bound infinite beyond it."""
         cost = self.displacement.cost
         return isinstance(cost, Euclidean | PNorm) and cost.power == 1
 
@@ -123,14 +123,15 @@ class DisplacementPenalty:
         over = self._overshoot(whole.slopes)
         if self.anchor is None:
             return replace(whole, constants=np.where(over <= 0.0, whole.constants, np.inf))
-        outside = np.maximum(over, 0.0)
-        share = outside / (outside - self._overshoot(self.anchor.slopes))
+        outside, inside = np.maximum(over, 0.0), -self._overshoot(self.anchor.slopes)
+        # What is kept of each, and not what is added: beside slopes of 1e9 the rounding of 1 − share leaves the ball.
+        kept = inside / (outside + inside)
         # Of a majorant that is none nothing is kept.
-        share = np.where(np.isfinite(whole.constants) & np.isfinite(share), share, 1.0)
-        kept = np.where(share < 1.0, whole.constants, 0.0)
+        kept = np.where(np.isfinite(whole.constants) & np.isfinite(kept), kept, 0.0)
+        constants = np.where(kept > 0.0, whole.constants, 0.0)
         return Majorant(
-            (1.0 - share)[:, None] * np.nan_to_num(whole.slopes) + share[:, None] * self.anchor.slopes,
-            rounded_up(((1.0 - share) * kept, share * self.anchor.constants)),
+            kept[:, None] * np.nan_to_num(whole.slopes) + (1.0 - kept)[:, None] * self.anchor.slopes,
+            rounded_up((kept * constants, (1.0 - kept) * self.anchor.constants)),
         )
 
     def _overshoot(self, slopes: Floats) -> Floats:

@@ -73,6 +73,11 @@ class Penalty(Protocol):
         """How many entries a step has."""
         ...
 
+    @property
+    def has_edge(self) -> bool:
+        """Whether a step costs no more than in proportion to its length, so that some concave f outgrow it."""
+        ...
+
     def has_form_of(self, other: Any) -> bool:
         """Whether the penalties differ in numbers only, and those in places that may change."""
         ...
@@ -119,6 +124,7 @@ class QuadraticPenalty:
     _inverse: list[Floats] = field(default_factory=list, repr=False)
 
     displacement = None
+    has_edge = False
 
     @property
     def size(self) -> int:

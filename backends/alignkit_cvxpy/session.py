@@ -7,6 +7,7 @@ reached.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -158,8 +159,10 @@ class CvxpySession:
         verdict = answer.status
         if not answer.solved:
             answer = program.solve(replace(block, accuracy=_FALLBACK, doubt=_DOUBT))
-        found = self._certify(block.points, answer)
-        if not np.isfinite(found.upper).all():
+        with np.errstate(over="ignore", invalid="ignore"):  # a value beyond float64 bounds nothing
+            found = self._certify(block.points, answer)
+        # A concave f lies below an affine function, which a cost that outgrows every one of them dominates.
+        if self.penalty.has_edge and not np.isfinite(found.upper).all():
             # Far rows are called infeasible when they are not; then the second answer has a bound, if bounds there are.
             if verdict in _NO_MAXIMUM and (self._certified or not answer.solved):
                 self._refuse(verdict)
@@ -207,7 +210,7 @@ class CvxpySession:
         if not self._certified:
             return _Rows(steps, found, objective, np.full(len(points), np.inf))
         best = _Rows(steps.copy(), found.copy(), objective.copy(), np.full(len(points), np.inf))
-        for rules in (MINORANTS,) if self.penalty.displacement is None else (AT_DUALS, MINORANTS):
+        for rules in (MINORANTS, AT_DUALS) if self.penalty.displacement is None else (AT_DUALS, MINORANTS):
             majorant = self._majorant(found, answer, rules)
             upper, other = self.penalty.bound(points, found, majorant)
             if np.isinf(upper).any() and self._finds_anchor(points[np.isinf(upper)][:1]):
@@ -233,17 +236,21 @@ class CvxpySession:
         return Majorant(slopes, constants)
 
     def _finds_anchor(self, point: Floats) -> bool:
-        """Look once for a majorant well inside the ball where the bound is finite: that of the row at a smaller λ."""
+        """Look once for a majorant well inside the ball where the bound is finite: that of a row at a smaller λ.
+
+        If the objective of one row has a supremum, those of all have, where every move of z is within reach; so that
+        the origin may stand for a row that is too far out for the solver.
+        """
         penalty = self.penalty
         if not (self._seeks_anchor and isinstance(penalty, DisplacementPenalty) and penalty.has_edge):
             return False
         self._seeks_anchor = False
-        for share in _SHARES:
-            block = Block(self.tree, penalty.relaxed(share), point)
+        for place, share in itertools.product((point, np.zeros_like(point)), _SHARES):
+            block = Block(self.tree, penalty.relaxed(share), place)
             answer = self._program(block).solve(block)
             if not answer.solved:
                 continue
-            found = point + penalty.moved(answer.step)
+            found = place + penalty.moved(answer.step)
             anchored = penalty.anchored_at(found, self._majorant(found, answer, AT_DUALS))
             if anchored is not None:
                 self.penalty = anchored

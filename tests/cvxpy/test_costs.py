@@ -224,6 +224,19 @@ def test_a_linear_part_that_outgrows_a_norm_is_unbounded(name, reward):
     assert any("grows faster" in way for way in caught.value.ways_out)
 
 
+@pytest.mark.parametrize("name", ["euclidean", "ℓ1", "ℓ_∞"])
+def test_rows_far_out_are_refuted_by_a_majorant_from_the_origin(name):
+    """The slope of −‖w‖² at 10⁷ misses the ball by as much, and the solver calls such rows unbounded."""
+    z2 = ak.Variable(2, name="z")
+    problem = ProxProblem(-ak.sum_squares(z2), 0.8, 2, 6, displacement=Displacement(COSTS[name], None, np.zeros(2)))
+    for seed in (7, 30, 38):
+        points = 1e7 * np.random.default_rng(seed).standard_normal((6, 2))
+        solution = CvxpyProxSolver().open(problem).solve(points)
+        assert np.isfinite(solution.gap).all()
+        at_the_origin = objective(problem, points, -points)
+        assert (at_the_origin <= objective(problem, points, solution.displacement) + solution.gap).all()
+
+
 def test_rows_just_below_the_critical_weight_are_bounded():
     """λ a hundredth above ‖g‖: the displacement is long, the bound finite."""
     problem = problem_of(-ak.norm1(a), Euclidean(), 1.01 * float(np.linalg.norm(G)))
