@@ -1,21 +1,27 @@
-"""Whether a reward outgrows λ·½‖x − y‖², decided from its structure before anything is solved."""
+"""Whether a reward outgrows λ times the cost, decided from its structure before anything is solved."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from alignkit.contracts import Displacement
 from alignkit.errors import UnboundedTransportError
 from alignkit.expressions import Expression, Subspace
 from alignkit.expressions.arrays import Floats
 from alignkit.expressions.growth import EQUAL, Growth, name_summands
 from alignkit.expressions.poles import Pole, is_defined_everywhere, pole_among
 from alignkit.expressions.splitting import split
+from alignkit.transport.costs import Euclidean, PNorm
 from alignkit.transport.separable import Separable, separable_form
 
-__all__ = ["check_bounded", "dominated_by_penalty"]
+__all__ = ["check_bounded", "dominated_by_penalty", "unseen_slope"]
 
 #: Relative distance within which the two bounds of a critical λ are called one number.
 _ONE_NUMBER = 1e-9
+#: Entries of R up to which the steepest direction is searched for; the linear program takes a second there.
+_SEARCHED = 2**19
 
 
 def check_bounded(
@@ -86,6 +92,76 @@ def dominated_by_penalty(nonlinear: Expression, weight: float) -> bool:
         return True
     form = separable_form(parts)
     return isinstance(form, Separable) and form.obstacle(weight) is None
+
+
+def unseen_slope(penalty: Displacement, weight: float) -> float:
+    """How fast ⟨g, δ⟩ rises with N(δ) along the δ that f does not see, where the cost is a norm N.
+
+    f(v + Rδ) is the same for every δ with Rδ = 0. If ⟨g, δ⟩ > λN(δ) for one of them, its multiples gain without end,
+    whatever f is. The largest ratio is that of a linear program for ℓ1 and ℓ∞, and by duality min_s N*(g − Rᵀs).
+
+    Arguments:
+        penalty: h = N, R with orthonormal rows, and g.
+        weight: λ; no direction is searched for where the dual norm of g is below it, as none is steeper.
+
+    Returns:
+        the ratio of the steepest direction found, which is the largest ratio where R is small enough to search, else a
+        lower bound of it; 0 where f sees every direction.
+
+    Example:
+        >>> import numpy as np
+        >>> from alignkit.transport.costs import L1
+        >>> penalty = Displacement(L1(), np.array([[0.6, 0.8, 0.0]]), np.array([0.8, -0.6, 0.3]))
+        >>> round(unseen_slope(penalty, 0.7), 9)
+        0.714285714
+    """
+    cost, rows, linear = penalty.cost, penalty.rows, penalty.linear
+    assert isinstance(cost, Euclidean | PNorm) and cost.power == 1
+    if rows is None or not linear.any():
+        return 0.0
+
+    def slope_along(direction: Floats) -> float:
+        # Twice, as what rounding leaves of the row space is of the size of the first projection's.
+        unseen = direction - (direction @ rows.T) @ rows
+        unseen = unseen - (unseen @ rows.T) @ rows
+        length = float(cost.of_displacement(unseen[None])[0])
+        return float(linear @ unseen) / length if length > 0 else 0.0
+
+    found = max(slope_along(linear), slope_along(cost.steepest_direction(linear)))
+    steepest = float(cost.dual_norm(linear[None])[0])
+    if steepest <= weight or found >= steepest * (1 - _ONE_NUMBER) or rows.size > _SEARCHED:
+        return found
+    return max(found, slope_along(_steepest_unseen(cost, rows, linear)))
+
+
+def _steepest_unseen(cost: Euclidean | PNorm, rows: Floats, linear: Floats) -> Floats:
+    """argmax ⟨g, δ⟩ over N(δ) ≤ 1 and Rδ = 0, up to a solver's tolerance."""
+    k, size = rows.shape
+    p = cost.p if isinstance(cost, PNorm) else 2.0
+    if p == 1.0:
+        from scipy.optimize import linprog
+
+        solved = linprog(
+            np.concatenate([-linear, linear]),
+            A_ub=np.ones((1, 2 * size)),
+            b_ub=[1.0],
+            A_eq=np.hstack([rows, -rows]),
+            b_eq=np.zeros(k),
+        )
+        return np.zeros(size) if solved.x is None else np.asarray(solved.x[:size] - solved.x[size:])
+    if math.isinf(p):
+        from scipy.optimize import linprog
+
+        solved = linprog(-linear, A_eq=rows, b_eq=np.zeros(k), bounds=(-1.0, 1.0))
+        return np.zeros(size) if solved.x is None else np.asarray(solved.x)
+    from scipy.optimize import minimize
+
+    def rest(s: Floats) -> tuple[float, Floats]:
+        left = linear - s @ rows
+        return float(cost.dual_norm(left[None])[0]), -(rows @ cost.steepest_direction(left))
+
+    best = minimize(rest, np.zeros(k), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-12})
+    return cost.steepest_direction(linear - best.x @ rows)
 
 
 def _infinite(pole: Pole) -> UnboundedTransportError:

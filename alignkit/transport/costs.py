@@ -306,6 +306,17 @@ class _PowerOfNorm(Cost):
     def _aligned(self, dual: Floats) -> Floats:
         """A δ of each row with N(δ) = 1 and ⟨w, δ⟩ = N*(w), (n, d)."""
 
+    def steepest_direction(self, dual: Floats) -> Floats:
+        """A δ with N(δ) = 1 along which ⟨w, δ⟩ = N*(w) rises fastest.
+
+        Arguments:
+            dual: w, (d,), not 0.
+
+        Returns:
+            (d,).
+        """
+        return np.asarray(self._aligned(dual[None])[0])
+
     def of_displacement(self, displacement: Any) -> Any:
         """N(δ)^power/power of each row."""
         size = self._norm(displacement)

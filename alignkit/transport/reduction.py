@@ -32,8 +32,8 @@ from alignkit.contracts import (
 )
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError, UnboundedTransportError
 from alignkit.expressions import Expression
-from alignkit.transport.boundedness import check_bounded, dominated_by_penalty
-from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Euclidean, Quadratic
+from alignkit.transport.boundedness import check_bounded, dominated_by_penalty, unseen_slope
+from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Euclidean, PNorm, Quadratic
 from alignkit.transport.lifting import Lift, lift
 from alignkit.transport.rows import CompiledRows, DeviceRows, Factors, HostRows, Rows
 
@@ -117,8 +117,8 @@ def _check_lifted(
 ) -> None:
     if lifted.nonlinear is None:
         return
-    if isinstance(cost, Euclidean) and cost.power == 1:
-        _check_linear_part(composition, weight, reward)
+    if isinstance(cost, Euclidean | PNorm) and cost.power == 1:
+        _check_linear_part(lifted, composition, weight, cost, reward)
     if not isinstance(cost, Quadratic):
         return
     if reward is not None and lifted.nonlinear is composition.nonlinear:
@@ -127,20 +127,31 @@ def _check_lifted(
         check_bounded(lifted.nonlinear, weight)
 
 
-def _check_linear_part(composition: Composition, weight: float, reward: Expression | None) -> None:
-    """Under the distance itself: a step along g, which f does not see, gains ‖g‖ and costs λ for each unit of it."""
-    slope = float(np.linalg.norm(composition.linear))
-    if slope > weight * (1.0 + composition.tolerance):
-        raise UnboundedTransportError(
-            f"The reward outgrows λ times the cost, so the transport map has no maximiser: its linear part gains "
-            f"{slope:.6g} per unit of distance in a direction that its other summands do not depend on, and λ·‖x − y‖ "
-            f"takes {weight:.6g}. λ is below the critical value {slope:.10g}.",
-            ways_out=[
-                f"ak.Wasserstein(weight=λ) with λ > {slope:.6g}.",
-                "A cost that grows faster: ak.costs.SquaredEuclidean().",
-            ],
-            expression=None if reward is None else str(reward),
-        )
+def _check_linear_part(
+    lifted: Lift, composition: Composition, weight: float, cost: Euclidean | PNorm, reward: Expression | None
+) -> None:
+    """Under a norm: a step that f does not see gains ⟨g, δ⟩ and costs λN(δ), and so do its multiples."""
+    penalty, nonlinear = lifted.displacement, lifted.nonlinear
+    assert penalty is not None and nonlinear is not None
+    slope = unseen_slope(penalty, weight)
+    if slope <= weight * (1.0 + composition.tolerance):
+        return
+    # Where f is bounded above no direction is steeper than the one in which ⟨g, δ⟩ rises fastest.
+    steepest = float(cost.dual_norm(penalty.linear[None])[0])
+    if slope >= steepest * (1.0 - composition.tolerance) and nonlinear.range.upper < math.inf:
+        level, raised = "the critical value", f"λ > {slope:.6g}"
+    else:
+        level, raised = "a lower bound of the critical value,", f"a larger λ, above {slope:.6g} at least"
+    raise UnboundedTransportError(
+        f"The reward outgrows λ times the cost, so the transport map has no maximiser: its linear part gains "
+        f"{slope:.6g} per unit of distance in a direction that its other summands do not depend on, and "
+        f"λ·{cost.formula} takes {weight:.6g}. λ is below {level} {slope:.10g}.",
+        ways_out=[
+            f"ak.Wasserstein(weight=λ) with {raised}.",
+            "A cost that grows faster: ak.costs.SquaredEuclidean().",
+        ],
+        expression=None if reward is None else str(reward),
+    )
 
 
 def is_concave_in_total(composition: Composition, weight: float, cost: Cost) -> bool:

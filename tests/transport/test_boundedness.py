@@ -1,14 +1,18 @@
 import math
 
+import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
 
 import alignkit.expressions as ak
 from alignkit.compiler.composition import compose
+from alignkit.contracts import Displacement
 from alignkit.errors import AlignkitError, UnboundedTransportError
 from alignkit.expressions.growth import Growth
-from alignkit.transport.boundedness import check_bounded, dominated_by_penalty
+from alignkit.transport.boundedness import check_bounded, dominated_by_penalty, unseen_slope
+from alignkit.transport.costs import L1, Euclidean, PNorm
+from alignkit.transport.reduction import check_transport
 from tests.expressions.numeric_growth import FAR, rounding, values
 from tests.expressions.random_expressions import SHAPE, recipes
 
@@ -174,3 +178,83 @@ def test_dominated_by_penalty():
     assert not dominated_by_penalty(ak.sum(ak.huber(w)), 1.9)
     assert not dominated_by_penalty(ak.norm1(w), 100.0)
     assert dominated_by_penalty(-ak.norm2(w), 1e-3)
+
+
+# ---- a linear part under the norm itself
+
+#: With the dual norm as cvxpy names it.
+NORMS = {
+    "ℓ1": (L1(), "inf"),
+    "ℓ_1.5": (PNorm(1.5), 3),
+    "ℓ_2": (PNorm(2), 2),
+    "euclidean": (Euclidean(), 2),
+    "ℓ_3": (PNorm(3), 1.5),
+    "ℓ_∞": (PNorm(math.inf), 1),
+}
+
+
+def unseen(number, d, k):
+    """R with orthonormal rows, and g beside them."""
+    generator = np.random.default_rng(number)
+    rows = np.linalg.qr(generator.standard_normal((d, k)))[0].T
+    linear = generator.standard_normal(d)
+    return rows, linear - rows.T @ (rows @ linear)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_steepest_unseen_direction_is_that_of_the_dual_program(name):
+    """max ⟨g, δ⟩ over N(δ) ≤ 1 and Rδ = 0 is min_s N*(g − Rᵀs)."""
+    cost, dual = NORMS[name]
+    for number, (d, k) in enumerate([(3, 1), (6, 2), (12, 5), (40, 8)]):
+        rows, linear = unseen(number, d, k)
+        s = cp.Variable(k)
+        least = cp.Problem(cp.Minimize(cp.norm(linear - rows.T @ s, dual))).solve(solver=cp.CLARABEL)
+        found = unseen_slope(Displacement(cost, rows, linear), 0.1 * least)
+        assert found == pytest.approx(least, rel=1e-6)
+        # Where no direction is as steep as λ there is nothing to search for.
+        assert unseen_slope(Displacement(cost, rows, linear), 1.01 * float(cost.dual_norm(linear[None])[0])) <= found
+
+
+def test_where_every_direction_is_seen_or_nothing_is_linear_there_is_no_slope():
+    rows, linear = unseen(0, 5, 2)
+    assert unseen_slope(Displacement(L1(), None, linear), 0.1) == 0.0
+    assert unseen_slope(Displacement(L1(), rows, np.zeros(5)), 0.1) == 0.0
+
+
+x3 = ak.Variable(3, name="x")
+STEEP = {
+    "a coordinate beside another": (3.0 * x3[1] - ak.pos(x3[0]), 3.0, 3.0),
+    "across what is seen": (1.5 * x3[0] - ak.pos(-x3[0] - x3[1]), 0.75, 1.5),
+    "along pieces that rise together": (ak.minimum(2.0 * x3[0] + x3[1], 3.0 * x3[1] + x3[0]), 5.0 / 3.0, 5.0 / 3.0),
+}
+
+
+@pytest.mark.parametrize("name", STEEP)
+def test_a_linear_part_too_steep_for_the_l1_distance_is_found_from_structure(name):
+    reward, slope, critical = STEEP[name]
+    composition = compose(reward)
+    with pytest.raises(UnboundedTransportError, match="other summands do not depend on") as caught:
+        check_transport(composition, slope * (1 - 1e-6), L1(), reward=reward)
+    assert "‖x − y‖_1" in str(caught.value) and f"{slope:.6g}" in str(caught.value)
+    assert caught.value.expression == str(reward)
+    check_transport(composition, slope * (1 + 1e-6), L1(), reward=reward)
+    # It really grows there, and nothing is said of the critical value that is not so.
+    assert ("below the critical value" in str(caught.value)) <= (slope == critical)
+    far = np.concatenate([np.eye(3), -np.eye(3), [[2.0, 1.0, 0.0], [1.0, -1.0, 0.0]]]) * 1e6
+    gain = reward.value(far) - slope * (1 - 1e-3) * np.abs(far).sum(axis=1)
+    assert gain.max() > 100.0
+
+
+def test_a_linear_part_that_only_a_seen_direction_offsets_is_no_false_alarm():
+    """x₀ gains 3 and |x₀ + x₁| takes it all back along e₀; along e₀ − e₁, unseen, 3 is gained for a length of 2."""
+    reward = 3.0 * x3[0] - 3.0 * ak.abs(x3[0] + x3[1])
+    check_transport(compose(reward), 1.51, L1())
+    with pytest.raises(UnboundedTransportError):
+        check_transport(compose(reward), 1.49, L1())
+
+
+def test_the_largest_entry_of_a_step():
+    reward = x3[0] - 2.0 * x3[1] - ak.abs(x3[2])
+    check_transport(compose(reward), 3.01, PNorm(math.inf))
+    with pytest.raises(UnboundedTransportError, match=r"the critical value 3\."):
+        check_transport(compose(reward), 2.99, PNorm(math.inf))

@@ -136,7 +136,7 @@ OUTGROWN = {
         3.9,
         ak.costs.Euclidean(),
         "minimum(",
-        "below the critical value 4.",
+        "below a lower bound of the critical value, 4.",
     ),
     "a slope that nothing offsets": (
         3.0 * x3[1] - ak.pos(x3[0]),
@@ -144,6 +144,34 @@ OUTGROWN = {
         ak.costs.Euclidean(),
         "3 * x[1]",
         "below the critical value 3.",
+    ),
+    "a slope beside a norm under ℓ1": (
+        2.0 * x3[1] - ak.norm1(x3[:1] - 1.0),
+        1.9,
+        ak.costs.L1(),
+        "2 * x[1]",
+        "below the critical value 2.",
+    ),
+    "a slope across a hinge under ℓ1": (
+        1.5 * x3[0] - ak.pos(-x3[0] - x3[1]),
+        0.7,
+        ak.costs.L1(),
+        "1.5 * x[0]",
+        "a lower bound of the critical value, 0.75.",
+    ),
+    "pieces that rise together under ℓ1": (
+        ak.minimum(2.0 * x3[0] + x3[1], 3.0 * x3[1] + x3[0]),
+        1.6,
+        ak.costs.L1(),
+        "minimum(",
+        "a lower bound of the critical value, 1.66",
+    ),
+    "a slope beside a logarithm under ℓ∞": (
+        x3[1] - 2.0 * x3[2] + ak.log(x3[0]),
+        2.9,
+        ak.costs.PNorm(np.inf),
+        "x[1]",
+        "a lower bound of the critical value, 3.",
     ),
 }  # fmt: skip
 
@@ -159,13 +187,13 @@ def test_structure_shows_that_a_reward_outgrows_the_cost(name, backend):
     assert summand in text and words in text and caught.value.ways_out
 
 
-#: reward, cost, the λ below which there is no maximiser, and who takes it.
+#: Rewards that see every direction in which they rise.
 STEEP = {
     "distance, hinges": (4.0 * x3[0] - ak.sum(ak.pos(A @ x3)), ak.costs.Euclidean()),
     "distance, norm": (4.0 * x3[0] - ak.norm2(A @ x3), ak.costs.Euclidean()),
-    "ℓ1, hinge": (1.5 * x3[0] - ak.pos(-x3[0] - x3[1]), ak.costs.L1()),
-    "ℓ1, norm of another coordinate": (2.0 * x3[1] - ak.norm1(x3[:1] - 1.0), ak.costs.L1()),
-    "ℓ1, pieces": (ak.minimum(2.0 * x3[0] + x3[1], 3.0 * x3[1] + x3[0]), ak.costs.L1()),
+    "ℓ1, hinge": (1.5 * x3[0] - ak.pos(-x3[0]), ak.costs.L1()),
+    "ℓ1, absolute values": (4.0 * x3[0] - 0.1 * ak.norm1(A @ x3), ak.costs.L1()),
+    "ℓ1, pieces": (ak.min(A @ x3) + 20.0 * ak.sum(x3), ak.costs.L1()),
     "ℓ1, logarithm": (ak.log(x3[0]) + 2.0 * x3[0], ak.costs.L1()),
     "ℓ∞, norm": (3.0 * ak.sum(x3) - ak.norm1(x3), ak.costs.PNorm(np.inf)),
 }
@@ -200,9 +228,7 @@ def test_a_slope_that_the_distance_dominates_is_no_false_alarm():
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_sessions_raise_by_themselves(rows):
-    w = ak.Variable(3, name="w")
-    reward = ak.minimum(2.0 * w[0] + w[1], 3.0 * w[1] + w[0])
-    plan = problem_of(reward, 0.5, ak.costs.L1()).compile()
+    plan = problem_of(4.0 * x3[0] - 0.1 * ak.norm1(A @ x3), 0.2, ak.costs.L1()).compile()
     assert isinstance(plan.request, ProxProblem)
     for name in INSTALLED:
         solver = registry.require(name, "prox_solver")()
