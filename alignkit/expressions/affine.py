@@ -162,6 +162,14 @@ class Multiply(AffineAtom):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         return values[0] * self._wide(xp, values[0])
 
+    def _numeric_with(self, xp: Any, values: list[Array], constants: list[Array]) -> Array:
+        return values[0] * self._beside_arg(xp, constants[0])
+
+    def _beside_arg(self, xp: Any, constant: Array) -> Array:
+        """Rows of the constant, (n, *constant.shape), that broadcast to rows of the shape."""
+        padding = (1,) * (self.ndim + 1 - constant.ndim)
+        return xp.reshape(constant, (constant.shape[0], *padding, *constant.shape[1:]))
+
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         return [cotangent * self._wide(xp, cotangent)]
 
@@ -184,6 +192,9 @@ class Divide(Multiply):
         if (entries == 0.0).any():
             raise ParameterError(f"Division by zero: {self.constant} has zero entries.", expression=str(self))
         return np.asarray(1.0 / entries)
+
+    def _numeric_with(self, xp: Any, values: list[Array], constants: list[Array]) -> Array:
+        return values[0] / self._beside_arg(xp, constants[0])
 
     def _bounds(self) -> Interval:
         if self._coefficient.is_fixed:
@@ -285,6 +296,16 @@ class MatMul(AxisMap):
         super().__init__(coefficient, rows, arg, axis, keep=keep)
         self.name = f"the product with {constant}"
 
+    def _numeric_with(self, xp: Any, values: list[Array], constants: list[Array]) -> Array:
+        matrix, value = constants[0], values[0]
+        if matrix.ndim == 2:
+            matrix = matrix[:, None, :]
+        elif self.side == "right":
+            matrix = xp.permute_dims(matrix, (0, 2, 1))
+        stacked = xp.reshape(value, (value.shape[0], self._before, self.args[0].shape[self.along], self._after))
+        product = xp.matmul(matrix[:, None, :, :], stacked)
+        return xp.reshape(product, (product.shape[0], *self.shape))
+
     def _format(self, parts: Sequence[Printed]) -> Printed:
         constant = bracketed(self.constant, UNARY)
         if self.side == "left":
@@ -322,6 +343,9 @@ class Inner(AffineAtom):
 
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         return xp.reshape(self.coefficient.moved.apply(xp, flat(xp, values[0])), (values[0].shape[0],))
+
+    def _numeric_with(self, xp: Any, values: list[Array], constants: list[Array]) -> Array:
+        return xp.sum(flat(xp, constants[0]) * flat(xp, values[0]), axis=1)
 
     def _pullback(self, xp: Any, values: list[Array], result: Array, cotangent: Array) -> list[Array]:
         row = self.coefficient.moved.like(cotangent)

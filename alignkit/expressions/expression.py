@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -267,18 +267,25 @@ class Expression(ABC):
     def _numeric(self, xp: Any, values: list[Array]) -> Array:
         """Evaluate from argument values (n, *arg.shape); constants come as (1, *shape)."""
 
-    def value(self, x: Any = None) -> Array:
+    def _numeric_with(self, xp: Any, values: list[Array], constants: list[Array]) -> Array:
+        """`_numeric` with other values of `_constants()`, (1, *shape) or one for each row, (n, *shape)."""
+        raise AssertionError("only nodes with constants of their own are asked")
+
+    def value(self, x: Any = None, *, parameters: Mapping[Parameter, Array] | None = None) -> Array:
         """Evaluate at one point or at a batch of points.
 
         Arguments:
             x: the variable's value, (*shape), or a batch (n, *shape); numpy, torch or jax. May be left out for
                 expressions without a variable.
+            parameters: values that take the place of the parameters' own, arrays of x's library and dtype; of the
+                parameter's shape, or (n, *shape), one for each row. The result can be differentiated in them by the
+                library.
 
         Returns:
             The value, (*self.shape) or (n, *self.shape), of the same library, device and floating dtype as x.
 
         Raises:
-            ShapeError: x has neither of the two shapes.
+            ShapeError: x has neither of the two shapes, or the value of a parameter another than its own.
             ParameterError: the expression has more than one variable, or x is not a real array.
 
         Example:
@@ -288,7 +295,8 @@ class Expression(ABC):
         """
         nodes, x, batched = self._prepared(x)
         xp = array_api_compat.array_namespace(x)
-        result = _forward(nodes, xp, x)[id(self)]
+        given = _given(xp, parameters or {}, x.shape[0])
+        result = _forward(nodes, xp, x, given)[id(self)]
         if not batched:
             return xp.reshape(result, self.shape)
         return xp.broadcast_to(result, (x.shape[0], *self.shape))
@@ -528,18 +536,51 @@ def versions_of(parameters: tuple[Parameter, ...]) -> tuple[int, ...]:
     return tuple(parameter.version for parameter in parameters)
 
 
-def _forward(nodes: list[Expression], xp: Any, x: Array) -> dict[int, Array]:
-    """The value of every node, (n, *shape); (1, *shape) for what has no variable in it."""
+def _forward(
+    nodes: list[Expression], xp: Any, x: Array, given: Mapping[Parameter, Array] | None = None
+) -> dict[int, Array]:
+    """The value of every node, (n, *shape); (1, *shape) for what has no variable in it.
+
+    Arguments:
+        nodes: arguments before what is built from them.
+        xp: the array namespace.
+        x: (n, *shape).
+        given: values of some parameters in place of their own, (1, *shape) or (n, *shape).
+    """
     from alignkit.expressions.leaf import Constant, Parameter, Variable
 
+    replaced = {} if given is None else {id(parameter): value for parameter, value in given.items()}
     found: dict[int, Array] = {}
     for node in nodes:
         if isinstance(node, Variable):
             found[id(node)] = x
         elif isinstance(node, Constant | Parameter):
-            found[id(node)] = node.like(x)
+            found[id(node)] = replaced[id(node)] if id(node) in replaced else node.like(x)
         else:
-            found[id(node)] = node._numeric(xp, [found[id(arg)] for arg in node.args])
+            values = [found[id(arg)] for arg in node.args]
+            held = node._constants() if replaced else ()
+            if any(id(parameter) in replaced for constant in held for parameter in constant._parameters):
+                constants = [_forward(topological(constant), xp, x, given)[id(constant)] for constant in held]
+                found[id(node)] = node._numeric_with(xp, values, constants)
+            else:
+                found[id(node)] = node._numeric(xp, values)
+    return found
+
+
+def _given(xp: Any, parameters: Mapping[Parameter, Array], rows: int) -> dict[Parameter, Array]:
+    """Values of parameters with a leading axis, of length 1 or n."""
+    found = {}
+    for parameter, value in parameters.items():
+        shape = tuple(value.shape)
+        if shape == parameter.shape:
+            found[parameter] = xp.reshape(value, (1, *shape))
+        elif shape == (rows, *parameter.shape):
+            found[parameter] = value
+        else:
+            raise ShapeError(
+                f"The parameter {parameter} has shape {parameter.shape}, and the value given for it {shape}.",
+                ways_out=(f"a value of its shape, or one for each row, ({rows}, *shape)",),
+            )
     return found
 
 

@@ -139,3 +139,32 @@ def test_atoms_that_need_fixed_numbers_refuse_parameters() -> None:
         ex.quad_form(x, ex.Parameter((2, 2), np.eye(2)))
     with pytest.raises(ParameterError, match="huber"):
         ex.huber(x, ex.Parameter((), 1.0))
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_values_given_for_one_evaluation_take_the_place_of_a_parameters_own(name: str) -> None:
+    t, m = ex.Parameter(3, np.ones(3), nonneg=True), ex.Parameter((4, 6), np.ones((4, 6)), nonneg=True)
+    expression = EXPRESSIONS[name](ex, ex.Variable((2, 3)), t, m)
+    values = GENERATOR.uniform(0.5, 2.0, 3), GENERATOR.uniform(0.5, 2.0, (4, 6))
+    given = expression.value(X, parameters={t: values[0], m: values[1]})
+    each = expression.value(X, parameters={t: np.tile(values[0], (5, 1)), m: np.tile(values[1], (5, 1, 1))})
+    tensors = [torch.tensor(value, requires_grad=True) for value in values]
+    tensor = expression.value(torch.from_numpy(X), parameters=dict(zip((t, m), tensors, strict=True)))
+    t.value, m.value = values
+    np.testing.assert_allclose(given, expression.value(X), rtol=1e-12)
+    np.testing.assert_allclose(each, given, rtol=1e-12)
+    np.testing.assert_allclose(tensor.detach().numpy(), given, rtol=1e-12)
+    slopes = torch.autograd.grad(tensor.sum(), tensors, allow_unused=True)
+    for parameter, value, slope in zip((t, m), values, slopes, strict=True):
+        step = 1e-6 * GENERATOR.normal(size=value.shape)
+        ahead, behind = (
+            float(np.sum(expression.value(X, parameters={parameter: value + sign * step}))) for sign in (1.0, -1.0)
+        )
+        along = 0.0 if slope is None else float((slope.numpy() * step).sum())
+        assert abs(ahead - behind - 2.0 * along) <= 1e-8 * (1.0 + abs(along))
+
+
+def test_a_value_given_for_one_evaluation_has_the_parameters_shape() -> None:
+    t = ex.Parameter(3, np.ones(3), name="target")
+    with pytest.raises(ShapeError, match="target has shape"):
+        (ex.Variable(3) - t).value(np.ones((2, 3)), parameters={t: np.ones(2)})
