@@ -247,9 +247,23 @@ class TestExplain:
         assert [line.split()[-1] for line in lines] == ["taken", "possible"]
         assert "each row up to its gap" in concave.compile().guarantee
 
-    def test_a_lipschitz_reward_is_recognised_and_refused_by_each_backend(self):
+    def test_a_lipschitz_reward_is_solved_with_a_certificate(self):
         problem = ak.Problem(ak.norm1(X), LAWS["mixture"], ak.Wasserstein(weight=1.0))
-        with pytest.raises(BackendRefusedError, match=r"Lipschitz proximal transport.*cvxpy.*torch"):
+        plan = problem.compile()
+        assert (plan.route, plan.backend) == ("Lipschitz proximal transport", "grid")
+        aligned = problem.solve(seed=0)
+        x = np.array([[0.5, -2.0], [0.0, 1.0], [-3.0, 0.1]])
+        moved = aligned.transport(x, return_details=True)
+        # Away from 0, entry by entry; at 0 either way is as good.
+        away = np.array([[1.5, -3.0], [-1.0, 2.0], [-4.0, 1.1]])
+        assert (moved.relative_gap <= 1e-3).all() and not moved.unfinished.any()
+        np.testing.assert_allclose(moved.y, away, atol=np.sqrt(2e-3))
+        assert moved.tied.tolist() == [False, True, False]
+
+    def test_a_lipschitz_reward_too_rough_to_search_is_refused_by_each_backend(self):
+        reward = ak.lipschitz(lambda x: np.sin(x).sum(axis=1), 1e6, X)
+        problem = ak.Problem(reward, LAWS["mixture"], ak.Wasserstein(weight=1.0))
+        with pytest.raises(BackendRefusedError, match=r"Lipschitz proximal transport.*cvxpy.*evaluations a row"):
             problem.compile()
         steep = ak.Problem(ak.square(ak.norm1(X)), LAWS["mixture"], ak.Wasserstein(weight=1.0)).explain()
         assert "no Lipschitz constant of f is known" in steep

@@ -56,6 +56,12 @@ LAWS = {
 }
 WEIGHT = 3.0
 
+
+def zigzag(points):
+    """Of Lipschitz constant √2, known here as one of 1e6."""
+    return np.sin(points).sum(axis=1)
+
+
 #: name: (reward, k, outcome under KL, outcome under Wasserstein), by the theorems of arXiv 2605.11361 and 2602.16570:
 #: the route with the backends that may serve it, or the error.
 TABLE = {
@@ -73,9 +79,12 @@ TABLE = {
     ),
     "convex quadratic, too steep": (2 * ak.square(X[0]), 1, "mixture of tilts", UnboundedTransportError),
     "huber, bent less than λ": (ak.huber(X[0]), 1, "mixture of tilts", "concave proximal transport"),
-    "Lipschitz, convex, k = 2": (ak.norm2(B @ X), 2, "mixture of tilts", BackendRefusedError),
+    "Lipschitz, convex, k = 2": (ak.norm2(B @ X), 2, "mixture of tilts", "Lipschitz proximal transport"),
     "Lipschitz, no curvature, k = 1": (
-        ak.abs(X[0]) - ak.abs(X[0] - 1.0), 1, IntractableError, BackendRefusedError,
+        ak.abs(X[0]) - ak.abs(X[0] - 1.0), 1, IntractableError, "Lipschitz proximal transport",
+    ),
+    "Lipschitz, black box too rough to search": (
+        ak.lipschitz(zigzag, 1e6, B @ X), 2, IntractableError, BackendRefusedError,
     ),
     "Lipschitz, convex, k = 4": (ak.norm2(WIDE @ X), 4, DimensionError, DimensionError),
     "Lipschitz, no curvature, k = 5": (ak.norm2(X) - ak.norm1(X), 5, IntractableError, DimensionError),
