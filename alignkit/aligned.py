@@ -99,6 +99,9 @@ class Aligned:
     ) -> Any:
         """Apply the optimal map T to your own data, under Wasserstein closeness.
 
+        Where a radius needed two maps a coin chooses between them for each row: row i has the coin of the fit's seed and
+        of i, so that the same rows in the same places move alike every time.
+
         Arguments:
             x: (n, *shape), numpy, torch or jax.
             on_error: "raise" refuses rows with a NaN or an infinity; "keep" returns them as they are.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alignkit.estimates import Estimate
 
-__all__ = ["Calibration", "KLCertificate", "Moment", "TransportCertificate"]
+__all__ = ["Calibration", "KLCertificate", "Moment", "RadiusCertificate", "TransportCertificate"]
 
 #: The deviation of a learned sampler, in base standard deviations, that a solve still calls solved.
 TOLERATED_RESIDUAL = 0.05
@@ -167,13 +167,50 @@ class KLCertificate:
 
 
 @dataclass(frozen=True)
+class RadiusCertificate:
+    """How a bound W_c(q, p) ≤ ρ on a Wasserstein alignment was met, on the draws that λ was found on.
+
+    Arguments:
+        radius: ρ, in units of cost.
+        weight: λ*, the dual variable, in units of reward per cost: what a little more radius earns for each unit of it;
+            0 where the radius is inactive.
+        dual: λρ + mean of sup_y r(y) − λ·c(x, y) at the λ of the map, which no law within ρ of these draws exceeds.
+        gap: by how much `dual` is above the mean of r(T(x)), relative to max(1, |dual|).
+        costs: the mean cost of the map; of the cheaper and of the dearer where there are two.
+        probability: that a draw moves by the dearer of two maps; None where there is one.
+    """
+
+    radius: float
+    weight: float
+    dual: Estimate
+    gap: float
+    costs: tuple[Estimate, ...]
+    probability: float | None = None
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """What it says, as rows of a certificate's table."""
+        found = {
+            "radius": f"{self.radius:.6g}, dual variable λ = {self.weight:.6g}",
+            "dual value": f"{self.dual}, {self.gap:.2g} relative above the reward after",
+        }
+        if self.probability is not None:
+            cheap, dear = self.costs
+            found["coin"] = (
+                f"with probability {self.probability:.4g} a draw moves by the dearer of two maps, mean cost {dear}, "
+                f"else by the cheaper, mean cost {cheap}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class TransportCertificate:
     """What a Wasserstein alignment achieved, on the draws that were transported at solve time.
 
     Arguments:
         reward_before: mean of r(x) over base draws.
-        reward_after: mean of r(T(x)).
-        transport_cost: mean of c(x, T(x)), in units of cost.
+        reward_after: mean of r(T(x)), over the coin of each draw too where there is one.
+        transport_cost: mean of c(x, T(x)), likewise, in units of cost.
         gap_max: the largest relative optimality gap over all rows, unfinished ones included.
         gap_mean: the mean relative gap.
         rows_unfinished: how many rows a solver gave up on.
@@ -181,6 +218,8 @@ class TransportCertificate:
             the same every time, and changes neither the objective nor its optimality.
         guarantee: what is promised, with its source.
         details: further facts, by name.
+        weight: λ, given, or found for a radius: that of the map, in units of reward per cost.
+        radius: how a radius was met; None where a weight was given.
     """
 
     reward_before: Estimate
@@ -192,6 +231,8 @@ class TransportCertificate:
     rows_tied: int
     guarantee: str
     details: dict[str, str] = field(default_factory=dict)
+    weight: float | None = None
+    radius: RadiusCertificate | None = None
 
     def __str__(self) -> str:
         rows = {
@@ -204,7 +245,8 @@ class TransportCertificate:
             "rows tied": str(self.rows_tied),
             "guarantee": self.guarantee,
         }
-        return _table("Wasserstein certificate", rows | self.details)
+        within = {} if self.radius is None else self.radius.rows
+        return _table("Wasserstein certificate", rows | within | self.details)
 
 
 def _entries(values: NDArray[np.float64]) -> str:

@@ -9,6 +9,7 @@ __all__ = [
     "DISCIPLINED_CONVEX_PROGRAMMING",
     "PRECONDITIONED_CRANK_NICOLSON",
     "QUADRATIC_REWARDS",
+    "RISK_VIA_TRANSPORT",
     "TRACTABILITY_LANDSCAPE",
     "Citation",
 ]
@@ -110,4 +111,15 @@ PRECONDITIONED_CRANK_NICOLSON = Citation(
     kind="article",
     arxiv="1202.0709",
     doi="10.1214/13-STS421",
+)
+
+RISK_VIA_TRANSPORT = Citation(
+    key="blanchet_murthy_2019",
+    title="Quantifying distributional model risk via optimal transport",
+    year=2019,
+    authors=("J. Blanchet", "K. Murthy"),
+    venue="Mathematics of Operations Research 44(2), pages 565–600",
+    kind="article",
+    arxiv="1604.01446",
+    doi="10.1287/moor.2018.0936",
 )

@@ -121,9 +121,7 @@ class Status(enum.Enum):
     SOLVED = "Solved; the certificate says how well."
     INACCURATE = "Solved, but not as well as asked for: see the certificate."
     RADIUS_INACTIVE = "Solved; the radius is inactive: the best law of all lies within it."
-    RADIUS_NOT_ATTAINED = (
-        "Solved up to the critical weight: no law of the form p·exp(r/λ) is as far away as the radius."
-    )
+    RADIUS_NOT_ATTAINED = "Solved up to the critical λ: no aligned law is as far away as the radius."
 
     def __str__(self) -> str:
         return self.value

@@ -26,7 +26,7 @@ from alignkit.compiler.plan import Plan, analyse, answers_for, make_plan, plan_a
 from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.routes import ALLOWING_HEURISTICS, ROUTES, class_of
 from alignkit.compiler.verdicts import Verdict, judge
-from alignkit.contracts import Progress, ProxProblem, ProxSession, ProxSolver, TiltProgram, TiltSampler
+from alignkit.contracts import Progress, ProxSession, ProxSolver, TiltProgram, TiltSampler
 from alignkit.errors import ParameterError, Status
 from alignkit.expressions import (
     Constraint,
@@ -46,8 +46,9 @@ from alignkit.tilting.engines import choose_engine, fit_tilt
 from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.heuristic import fit_heuristic
 from alignkit.tilting.law_fit import fit_law
+from alignkit.transport.family import MapFamily
 from alignkit.transport.fitted import FittedTransport
-from alignkit.transport.reduction import TransportMap
+from alignkit.transport.within_radius import fit_within_radius
 
 __all__ = ["KL", "Problem", "Wasserstein"]
 
@@ -67,6 +68,7 @@ class _Solved:
     """What a later solve with other values of the parameters can use again."""
 
     options: tuple[str, str, float | None]
+    versions: tuple[tuple[Parameter, int], ...]
     plan: Plan
     backend: TiltSampler | ProxSolver | None
     session: ProxSession | None = None
@@ -81,7 +83,7 @@ class Problem:
             `solve(heuristic=True)` takes it.
         base: the base law p, any of `ak.base`.
         closeness: D, with its price λ or its bound ρ: `ak.KL(weight=λ)`, `ak.KL(radius=ρ)`,
-            `ak.Wasserstein(weight=λ)`.
+            `ak.Wasserstein(weight=λ)`, `ak.Wasserstein(radius=ρ)`.
         constraints: under KL, conditions on expectations under q: `[ak.E(x[0]) == 1, ak.E(B @ ak.vec(x)) <= b]`.
 
     Under KL the reward may hold concave functions of expectations too, `r(x) + ak.log(ak.E(ak.inner(h, x)))`: utilities
@@ -303,7 +305,8 @@ class Problem:
 
         Raises:
             ParameterError: an unknown engine, a seed out of range, or a ridge below 0 or without constraints.
-            InfeasibleError: no law meets the constraints; the message says whether that is proved.
+            InfeasibleError: no law meets the constraints, or none within the radius; the message says whether that is
+                proved.
             IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
@@ -322,11 +325,12 @@ class Problem:
                 sampler = registry.require(plan.backend, "tilt_sampler")()
                 fit = partial(self._fit_law, ridge=kappa) if self._asks_of_law else self._fit_tilt
                 found = fit(plan, plan.request, sampler, engine=engine, seed=seed, progress=report)
-                self._last = _Solved(options, plan, sampler)
+                self._last = _Solved(options, versions, plan, sampler)
                 return Aligned(plan, *found, versions)
-            solver, session = self._opened(plan)
-            self._last = _Solved(options, plan, solver, session)
-            return Aligned(plan, *self._fit_transport(plan, session, seed=seed, progress=report), versions)
+            maps = self._maps(plan, versions)
+            moved = self._fit_transport(plan, maps, seed=seed, progress=report)
+            self._last = _Solved(options, versions, plan, maps.solver, maps.session)
+            return Aligned(plan, *moved, versions)
 
     def _check_choices(self, plan: Plan, engine: str, tolerance: float | None) -> None:
         """Raise where the user's choices do not fit the plan."""
@@ -387,15 +391,18 @@ class Problem:
         return certificate, Status.SOLVED if fine else Status.INACCURATE, fitted
 
     def _fit_transport(
-        self, plan: Plan, session: ProxSession | None, *, seed: int, progress: Progress
+        self, plan: Plan, maps: MapFamily, *, seed: int, progress: Progress
     ) -> tuple[TransportCertificate, Status, FittedTransport]:
         """Under Wasserstein closeness."""
         assert isinstance(self.closeness, Wasserstein)
-        weight, cost = self.closeness.present_weight, self.closeness.cost
-        transport = TransportMap(plan.composition, weight, session, plan.tolerance, cost)
-        fitted = FittedTransport(self.base, transport)
+        radius, weight = self.closeness.present_radius, plan.diagnosis.weight
+        if radius is not None:
+            return fit_within_radius(
+                self.base, maps, self.reward, radius, plan.guarantee, start=weight, seed=seed, progress=progress
+            )
+        fitted = FittedTransport(self.base, maps.at(weight))
         certificate = fitted.certify(self.reward, plan.guarantee, seed=seed, progress=progress)
-        finished = certificate.rows_unfinished == 0 and certificate.gap_max <= transport.tolerance
+        finished = certificate.rows_unfinished == 0 and certificate.gap_max <= plan.tolerance
         return certificate, Status.SOLVED if finished else Status.INACCURATE, fitted
 
     @property
@@ -427,17 +434,18 @@ class Problem:
         found = self._analysed()
         return plan_again(last.plan, found.diagnosis, found.verdicts, last.backend, device=options[1])
 
-    def _opened(self, plan: Plan) -> tuple[TiltSampler | ProxSolver | None, ProxSession | None]:
-        """The plan's solver and a session of it: that of the last solve where it can follow, else a new one."""
-        if not isinstance(plan.request, ProxProblem):
-            return None, None
-        last = self._last
-        if last is not None and last.session is not None and last.plan.backend == plan.backend and self.parameters:
-            update = getattr(last.session, "update", None)
-            if update is not None and update(plan.request):
-                return last.backend, last.session
-        solver: ProxSolver = registry.require(plan.backend, "prox_solver")()
-        return solver, solver.open(plan.request)
+    def _maps(self, plan: Plan, versions: tuple[tuple[Parameter, int], ...]) -> MapFamily:
+        """The plan's transport maps by λ, with the session of the last solve where that has gone stale."""
+        closeness = plan.closeness
+        assert isinstance(closeness, Wasserstein) and not isinstance(plan.request, TiltProgram)
+        solver: ProxSolver | None = None
+        session, last = None, self._last
+        if plan.request is not None:
+            solver = registry.require(plan.backend, "prox_solver")()
+            # A result that still draws keeps its session to itself.
+            if last is not None and last.versions != versions and last.plan.backend == plan.backend:
+                session = last.session
+        return MapFamily(plan.composition, closeness.cost, plan.request, solver, session)
 
     def _reward_of(self, x: Any) -> NDArray[np.float64]:
         """r of draws in the engine's own arrays, (n, *shape) to (n,), on the host."""

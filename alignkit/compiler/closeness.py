@@ -13,6 +13,9 @@ from alignkit.transport.costs import Cost, SquaredEuclidean
 
 __all__ = ["KL", "Closeness", "Wasserstein"]
 
+#: What a radius is measured in.
+_UNITS = {"KL": "nats", "Wasserstein": "units of mean cost"}
+
 
 def _checked_weight(weight: object, owner: str) -> None:
     if isinstance(weight, Parameter):
@@ -28,26 +31,50 @@ def _checked_weight(weight: object, owner: str) -> None:
         )
 
 
-def _checked_radius(radius: object) -> None:
+def _checked_radius(radius: object, owner: str) -> None:
     if isinstance(radius, Parameter):
         if radius.size != 1:
-            raise ParameterError(f"KL(radius=ρ) takes a scalar, and {radius} has shape {radius.shape}.")
+            raise ParameterError(f"{owner}(radius=ρ) takes a scalar, and {radius} has shape {radius.shape}.")
         return
     if isinstance(radius, bool) or not isinstance(radius, int | float | np.integer | np.floating):
-        raise ParameterError(f"KL(radius=ρ) takes a number, not {radius!r}.", ways_out=["KL(radius=2.0)."])
+        raise ParameterError(f"{owner}(radius=ρ) takes a number, not {radius!r}.", ways_out=[f"{owner}(radius=2.0)."])
     if not (math.isfinite(radius) and radius > 0):
         raise ParameterError(
-            f"KL(radius=ρ) needs 0 < ρ < ∞, in nats, not {radius!r}: within 0 there is the base law alone.",
+            f"{owner}(radius=ρ) needs 0 < ρ < ∞, in {_UNITS[owner]}, not {radius!r}: within 0 there is the base law "
+            "alone.",
             ways_out=[
-                "A small radius, as KL(radius=0.1), stays close.",
-                "ak.KL(weight=λ) prices the distance instead.",
+                f"A small radius, as {owner}(radius=0.1), stays close.",
+                f"ak.{owner}(weight=λ) prices the distance instead.",
             ],
         )
+
+
+def _check_choice(weight: object, radius: object, owner: str) -> None:
+    """Raise unless exactly one of the two is given, and is as it should be."""
+    if (weight is None) == (radius is None):
+        given = "neither" if weight is None else "both"
+        raise ParameterError(
+            f"{owner} takes either weight=λ, the price of moving away from the base law, or radius=ρ, how far q may "
+            f"be: {given} was given.",
+            ways_out=[f"ak.{owner}(weight=1.0).", f"ak.{owner}(radius=2.0), in {_UNITS[owner]}."],
+        )
+    if weight is not None:
+        _checked_weight(weight, owner)
+    if radius is not None:
+        _checked_radius(radius, owner)
 
 
 def _present(weight: float | Parameter, owner: str) -> float:
     found = float(weight.dense().item()) if isinstance(weight, Parameter) else float(weight)
     _checked_weight(found, owner)
+    return found
+
+
+def _present_radius(radius: float | Parameter | None, owner: str) -> float | None:
+    if radius is None:
+        return None
+    found = float(radius.dense().item()) if isinstance(radius, Parameter) else float(radius)
+    _checked_radius(found, owner)
     return found
 
 
@@ -78,17 +105,7 @@ class KL:
     radius: float | Parameter | None = None
 
     def __post_init__(self) -> None:
-        if (self.weight is None) == (self.radius is None):
-            given = "neither" if self.weight is None else "both"
-            raise ParameterError(
-                f"KL takes either weight=λ, the price of moving away from the base law, or radius=ρ, how far q may be: "
-                f"{given} was given.",
-                ways_out=["ak.KL(weight=1.0).", "ak.KL(radius=2.0), in nats."],
-            )
-        if self.weight is not None:
-            _checked_weight(self.weight, "KL")
-        if self.radius is not None:
-            _checked_radius(self.radius)
+        _check_choice(self.weight, self.radius, "KL")
 
     @property
     def present_weight(self) -> float:
@@ -106,11 +123,7 @@ class KL:
         Raises:
             ParameterError: it is a parameter without a value, or its value is not positive.
         """
-        if self.radius is None:
-            return None
-        found = float(self.radius.dense().item()) if isinstance(self.radius, Parameter) else float(self.radius)
-        _checked_radius(found)
-        return found
+        return _present_radius(self.radius, "KL")
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -131,25 +144,32 @@ class KL:
 
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein:
-    """Closeness by transport: the target is T#p with T(x) = argmax_y r(y) − λ·c(x, y).
+    """Closeness by transport: a price λ for it, or a bound on it; q = T#p with T(x) = argmax_y r(y) − λ·c(x, y).
 
     Arguments:
         weight: λ > 0, in units of reward per cost: a number, or a scalar `ak.Parameter` to change between solves.
+        radius: ρ > 0, in place of the weight: the best law within W_c(q, p) ≤ ρ, in units of E[c] and not of its root.
+            It is T#p at the λ where E[c(x, T(x))] = ρ; where the mean cost jumps over ρ at a λ, a coin for each draw
+            chooses between the cheapest and the dearest maximisers there. A number, or a scalar `ak.Parameter`.
         cost: c; half the squared Euclidean distance unless said otherwise.
 
     Raises:
-        ParameterError: λ is not a positive finite number, or the cost is not one of `ak.costs`.
+        ParameterError: λ or ρ is not a positive finite number, not exactly one of them is given, or the cost is not one
+            of `ak.costs`.
 
     Example:
         >>> Wasserstein(weight=2.0)
         Wasserstein(weight=2.0, cost=SquaredEuclidean())
+        >>> Wasserstein(radius=0.5).objective
+        'E_q[r] subject to W_c(q, p) ≤ 0.5, c = ½‖x − y‖²'
     """
 
-    weight: float | Parameter
+    weight: float | Parameter | None = None
+    radius: float | Parameter | None = None
     cost: Cost = field(default_factory=SquaredEuclidean)
 
     def __post_init__(self) -> None:
-        _checked_weight(self.weight, "Wasserstein")
+        _check_choice(self.weight, self.radius, "Wasserstein")
         if not isinstance(self.cost, Cost):
             raise ParameterError(
                 f"Wasserstein(cost=…) takes one of ak.costs, not {self.cost!r}.",
@@ -161,22 +181,39 @@ class Wasserstein:
 
     @property
     def present_weight(self) -> float:
-        """λ, at its present value.
+        """λ, at its present value; 1 where a radius decides it, until the solve finds it.
 
         Raises:
             ParameterError: it is a parameter without a value, or its value is not positive.
         """
-        return _present(self.weight, "Wasserstein")
+        return 1.0 if self.weight is None else _present(self.weight, "Wasserstein")
+
+    @property
+    def present_radius(self) -> float | None:
+        """ρ, at its present value, in units of mean cost; None where a weight is given.
+
+        Raises:
+            ParameterError: it is a parameter without a value, or its value is not positive.
+        """
+        return _present_radius(self.radius, "Wasserstein")
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The parameters in it."""
-        return (self.weight,) if isinstance(self.weight, Parameter) else ()
+        return tuple(value for value in (self.weight, self.radius) if isinstance(value, Parameter))
 
     @property
     def objective(self) -> str:
         """What the aligned law maximises, in words."""
-        return f"E_q[r] − {_shown(self.weight)}·W_c(q, p), c = {self.cost.formula}"
+        named = f"c = {self.cost.formula}"
+        if self.radius is not None:
+            return f"E_q[r] subject to W_c(q, p) ≤ {_shown(self.radius)}, {named}"
+        assert self.weight is not None
+        return f"E_q[r] − {_shown(self.weight)}·W_c(q, p), {named}"
+
+    def __repr__(self) -> str:
+        measured = f"weight={self.weight!r}" if self.radius is None else f"radius={self.radius!r}"
+        return f"Wasserstein({measured}, cost={self.cost!r})"
 
 
 Closeness = KL | Wasserstein

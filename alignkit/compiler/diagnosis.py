@@ -9,6 +9,7 @@ from functools import cached_property
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness
 from alignkit.compiler.phrases import brief, described, named
+from alignkit.compiler.planned_weight import planned_weight
 from alignkit.compiler.summands import Summands, features, summands_of
 from alignkit.compiler.violations import Violation, violations
 from alignkit.contracts import Composition
@@ -53,6 +54,11 @@ class Diagnosis:
         """A Lipschitz constant of f over w; infinite when none is known, 0 for affine rewards."""
         nonlinear = self.composition.nonlinear
         return 0.0 if nonlinear is None else float(nonlinear.lipschitz)
+
+    @cached_property
+    def weight(self) -> float:
+        """λ; where a radius is given one that stands for it, until the solve finds it."""
+        return planned_weight(self.composition, self.closeness)
 
     @cached_property
     def missing_measure(self) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.account import Account, Fact, RouteRow
 from alignkit.compiler.bids import Answers
+from alignkit.compiler.closeness import Wasserstein
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named, seconds
 from alignkit.compiler.routes import Route
@@ -59,7 +60,7 @@ def explain_plan(plan: Plan) -> Explanation:
             tree=_tree(plan.diagnosis),
             routes=_routes(plan.verdicts, plan.chosen),
             answers=Answers(plan.offers, plan.bid),
-            plan=(*steps, *_engine(plan), Fact("guarantee", plan.guarantee), *warnings),
+            plan=(*steps, *_engine(plan), *_search(plan), Fact("guarantee", plan.guarantee), *warnings),
         )
     )
 
@@ -105,6 +106,14 @@ def _engine(plan: Plan) -> tuple[Fact, ...]:
     if plan.target is None:
         return ()
     return (Fact("engine", ENGINES[choose_engine(plan.target, "auto")]),)
+
+
+def _search(plan: Plan) -> tuple[Fact, ...]:
+    closeness = plan.closeness
+    if not isinstance(closeness, Wasserstein) or closeness.radius is None:
+        return ()
+    rule = "λ minimises λρ + E_p sup_y r(y) − λ·c(x, y): where the mean cost of T is ρ, on draws of p; at a jump of it"
+    return (Fact("radius", f"{rule} a coin for each draw chooses between two maps"),)
 
 
 def _lines(account: Account) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alignkit.base.law import BaseLaw
-from alignkit.compiler.closeness import KL, Closeness
+from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.routes import (
     CONCAVE_PROXIMAL,
     LIPSCHITZ_PROXIMAL,
@@ -38,12 +38,12 @@ def problem_latex(
     conditions = [constraint_latex(constraint) for constraint in constraints]
     if isinstance(closeness, KL):
         distance = r"\mathrm{KL}\left(q \,\|\, p\right)"
-        if closeness.radius is not None:
-            conditions = [rf"{distance} \le {latex(as_expression(closeness.radius))}", *conditions]
     else:
         distance = r"W_{c}\left(q,\, p\right)"
         ndim = len(base.shape)
         law += rf",\quad c\left({x},\, {x}'\right) = {_cost(closeness.cost, x, ndim)}"
+    if closeness.radius is not None:
+        conditions = [rf"{distance} \le {latex(as_expression(closeness.radius))}", *conditions]
     gained = rf"\mathbb{{E}}_{{{x} \sim q}}\left[{latex(reward)}\right]"
     priced = "" if closeness.weight is None else rf" - {_price(closeness.weight)}{distance}"
     subject = "" if not conditions else r"\; \text{ subject to }\; " + r",\; ".join(conditions)
@@ -82,9 +82,18 @@ def plan_latex(plan: Plan) -> str:
     lines = [rf"r\left({name}\right) &= {reduced.reward}{flattened}"]
     steps = STEPS.get(plan.chosen.terminal.problems)
     lines += [] if steps is None else steps(reduced)
+    if isinstance(plan.closeness, Wasserstein) and plan.closeness.radius is not None:
+        lines.append(_weight_within(latex(as_expression(plan.closeness.radius)), vector))
     if plan.composition.nonlinear is not None:
         lines.append(rf"f\left(w\right) &= {latex(plan.composition.nonlinear)}")
     return "".join([r"\begin{aligned} ", r" \\ ".join(lines), r" \end{aligned}"])
+
+
+def _weight_within(radius: str, x: str) -> str:
+    """λ of a radius."""
+    best = rf"\sup_{{y}}\; r\left(y\right) - \lambda\, c\left({x},\, y\right)"
+    value = rf"\lambda\, {radius} + \mathbb{{E}}_{{{x} \sim p}}\left[{best}\right]"
+    return rf"\lambda &= \operatorname*{{arg\,min}}_{{\lambda \ge 0}}\; {value}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignkit import registry
 from alignkit.base.law import BaseLaw
-from alignkit.citations import DISCIPLINED_CONVEX_PROGRAMMING, Citation
+from alignkit.citations import DISCIPLINED_CONVEX_PROGRAMMING, RISK_VIA_TRANSPORT, Citation
 from alignkit.compiler.bids import Answers, Offer, collect_offers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import compose
@@ -27,6 +27,7 @@ from alignkit.compiler.routes import (
     Route,
     RouteTable,
     class_of,
+    is_concave_by_weight,
 )
 from alignkit.compiler.suggestions import Judgement, Suggestion, suggest
 from alignkit.compiler.verdicts import Verdict, judge
@@ -50,6 +51,11 @@ from alignkit.transport.reduction import check_transport
 __all__ = ["Plan", "analyse", "answers_for", "make_plan", "plan_again", "suggestions_for"]
 
 _SOLVED = ProblemClass("solved")
+#: Said of a radius where a convex part of the reward limits λ from below.
+_LARGE_WEIGHTS = (
+    "r − λ·c is concave for λ above a critical value alone: a radius that asks for less is not attained, or refused "
+    "when it is solved"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +148,12 @@ class Plan:
 
     @property
     def citations(self) -> tuple[Citation, ...]:
-        """The papers it rests on: those of the route, of the calculus of curvature where it decided, of the backend."""
+        """The papers it rests on: of the route, of the radius, of the calculus of curvature, of the backend."""
         calculus = () if self.diagnosis.is_affine else (DISCIPLINED_CONVEX_PROGRAMMING,)
         backend = () if self.bid is None else self.bid.citations
-        return tuple(dict.fromkeys((*self.chosen.citations, *calculus, *backend)))
+        is_within = isinstance(self.closeness, Wasserstein) and self.closeness.radius is not None
+        duality = (RISK_VIA_TRANSPORT,) if is_within else ()
+        return tuple(dict.fromkeys((*self.chosen.citations, *duality, *calculus, *backend)))
 
     def explain(self) -> Explanation:
         """An account of it in words, as `print` shows it; a table in notebooks."""
@@ -275,7 +283,9 @@ def plan_again(
         return None
     warnings = _check_target(diagnosis, verdicts, plan.base)
     terminal = plan.chosen.terminal
-    request = terminal.request(diagnosis, plan.base, Options(tolerance=plan.tolerance, device=device))
+    # Where the reduction is the solution no tolerance was decided on.
+    options = Options(tolerance=plan.tolerance or None, device=device)
+    request = terminal.request(diagnosis, plan.base, options)
     # A sampler is asked for tilts, a solver for a proximal problem.
     if backend is not None and isinstance(backend.bid(request), Refusal):  # type: ignore[arg-type]
         return None
@@ -365,7 +375,9 @@ def _check_target(diagnosis: Diagnosis, verdicts: tuple[Verdict, ...], base: Bas
     closeness, composition = diagnosis.closeness, diagnosis.composition
     try:
         if isinstance(closeness, Wasserstein):
-            check_transport(composition, closeness.present_weight, closeness.cost, reward=diagnosis.reward)
+            check_transport(composition, diagnosis.weight, closeness.cost, reward=diagnosis.reward)
+            if is_concave_by_weight(diagnosis):
+                return (_LARGE_WEIGHTS,)
         # Under a radius λ is found later, and held against the critical λ there.
         elif closeness.radius is None and (diagnosis.has_wanted or any(verdict.admits for verdict in verdicts)):
             return check_proper(diagnosis.reward, composition, base, closeness.present_weight)

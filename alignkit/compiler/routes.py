@@ -25,6 +25,7 @@ from alignkit.citations import (
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named
+from alignkit.compiler.planned_weight import GRID_DIMENSION_MAX
 from alignkit.contracts import Guarantee, ProxProblem, TiltProgram
 from alignkit.transport.reduction import is_concave_in_total, reduce_transport
 
@@ -47,10 +48,9 @@ __all__ = [
     "RouteTable",
     "Terminal",
     "class_of",
+    "is_concave_by_weight",
 ]
 
-#: Largest k for a certified global search.
-GRID_DIMENSION_MAX = 3
 #: Largest matrix Q that tilts are taken along, in entries (1 GB).
 DIRECTIONS_MAX = 2**27
 #: Costs, like the times that backends predict, are for this many rows.
@@ -248,11 +248,24 @@ def _is_convex(diagnosis: Diagnosis) -> bool:
 def _is_dominated(diagnosis: Diagnosis) -> bool:
     closeness = diagnosis.closeness
     assert isinstance(closeness, Wasserstein)
-    return is_concave_in_total(diagnosis.composition, closeness.present_weight, closeness.cost)
+    return is_concave_in_total(diagnosis.composition, diagnosis.weight, closeness.cost)
+
+
+def is_concave_by_weight(diagnosis: Diagnosis) -> bool:
+    """Whether the problem is planned for large λ, as r − λ·c is concave for those alone of all a radius may ask for.
+
+    Arguments:
+        diagnosis: of a problem under Wasserstein closeness.
+    """
+    nonlinear = diagnosis.composition.nonlinear
+    if diagnosis.closeness.radius is None or nonlinear is None or nonlinear.is_concave():
+        return False
+    return _is_dominated(diagnosis)
 
 
 def _why_not_dominated(diagnosis: Diagnosis) -> str:
-    return f"{diagnosis.shortfall}; nothing shows that λ·c makes up for it"
+    which = "" if diagnosis.closeness.radius is None else ", for every λ that the radius may ask for"
+    return f"{diagnosis.shortfall}; nothing shows that λ·c makes up for it{which}"
 
 
 def _why_not_lipschitz(diagnosis: Diagnosis) -> str:
@@ -329,7 +342,7 @@ def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> Prox
     assert isinstance(closeness, Wasserstein)
     return reduce_transport(
         diagnosis.composition,
-        closeness.present_weight,
+        diagnosis.weight,
         cost=closeness.cost,
         rows=options.rows,
         tolerance=options.tolerance,

@@ -149,7 +149,7 @@ def _candidates(diagnosis: Diagnosis, base: BaseLaw) -> Iterator[_Candidate]:
 
 
 def _other_closeness(diagnosis: Diagnosis) -> Iterator[_Candidate]:
-    reward, weight = diagnosis.reward, diagnosis.closeness.present_weight
+    reward, weight = diagnosis.reward, diagnosis.weight
     critical = _critical_weight(diagnosis)
     above = _rounded_up(critical * (1 + _MARGIN)) if 0 < critical < math.inf else math.inf
     if isinstance(diagnosis.closeness, Wasserstein):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from alignkit.base.law import BaseLaw
 from alignkit.certificates import TransportCertificate
-from alignkit.contracts import Progress
+from alignkit.contracts import Floats, Progress
 from alignkit.estimates import Estimate
 from alignkit.expressions import Expression
 from alignkit.noise import fold_seed
-from alignkit.transport.reduction import TransportMap
+from alignkit.transport.randomised import RandomisedMap
+from alignkit.transport.reduction import Transported, TransportMap
 
-__all__ = ["FittedTransport"]
+__all__ = ["FittedTransport", "Share", "certificate_of", "scores"]
 
 _CERTIFICATE_ROWS = 512
 
@@ -27,15 +29,17 @@ class FittedTransport:
 
     Arguments:
         base: the base law p.
-        map: the transport map T.
+        map: the transport map T, or two of them with a coin for each row.
     """
 
     base: BaseLaw
-    map: TransportMap
+    map: TransportMap | RandomisedMap
 
     def sample_pairs(self, rows: int, *, seed: int, progress: Progress = None) -> tuple[Any, Any]:
         """Draw base rows and move them: (x, T(x)), each (rows, *shape), numpy."""
         x = self.base.sample(rows, seed=seed, progress=progress)
+        if isinstance(self.map, RandomisedMap):
+            return x, self.map.with_seed(fold_seed(seed, "coins of the transport")).apply(x, progress).y
         return x, self.map.apply(x, progress).y
 
     def certify(
@@ -51,18 +55,50 @@ class FittedTransport:
         """
         x = self.base.sample(_CERTIFICATE_ROWS, seed=fold_seed(seed, "transport certificate"), progress=progress)
         moved = self.map.apply(x, progress)
-        relative = moved.relative_gap
-        return TransportCertificate(
-            reward_before=Estimate.of_mean(_scores(reward, x)),
-            reward_after=Estimate.of_mean(_scores(reward, moved.y)),
-            transport_cost=Estimate.of_mean(moved.cost),
-            gap_max=float(relative.max()),
-            gap_mean=float(relative.mean()),
-            rows_unfinished=int(moved.unfinished.sum()),
-            rows_tied=int(moved.tied.sum()),
-            guarantee=guarantee,
-            details={"rows": f"{_CERTIFICATE_ROWS} base draws"} | _work(moved.evaluations),
-        )
+        return certificate_of(reward, x, [Share(1.0, moved)], guarantee)
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Draws moved by a map that only a share of them is moved by.
+
+    Arguments:
+        probability: of each draw.
+        moved: all draws, moved.
+    """
+
+    probability: float
+    moved: Transported
+
+
+def certificate_of(reward: Expression, x: Any, shares: Sequence[Share], guarantee: str) -> TransportCertificate:
+    """What maps achieved on draws, by the means over which map a draw moves by.
+
+    Arguments:
+        reward: r, as the user wrote it, evaluated in full dimension.
+        x: the draws, (n, *shape), numpy.
+        shares: their probabilities add up to 1.
+        guarantee: what is promised, with its source.
+    """
+    relative = np.max([share.moved.relative_gap for share in shares], axis=0)
+    after = np.sum([share.probability * scores(reward, share.moved.y) for share in shares], axis=0)
+    cost = np.sum([share.probability * share.moved.cost for share in shares], axis=0)
+    return TransportCertificate(
+        reward_before=Estimate.of_mean(scores(reward, x)),
+        reward_after=Estimate.of_mean(after),
+        transport_cost=Estimate.of_mean(cost),
+        gap_max=float(relative.max()),
+        gap_mean=float(relative.mean()),
+        rows_unfinished=int(np.any([share.moved.unfinished for share in shares], axis=0).sum()),
+        rows_tied=int(np.any([share.moved.tied for share in shares], axis=0).sum()),
+        guarantee=guarantee,
+        details={"rows": f"{len(x)} base draws"} | _work(np.sum([share.moved.evaluations for share in shares], axis=0)),
+    )
+
+
+def scores(reward: Expression, x: Any) -> Floats:
+    """r at rows of x, (n, *shape) to (n,), in float64."""
+    return np.asarray(reward.value(np.asarray(x, dtype=np.float64)), dtype=np.float64).reshape(x.shape[0])
 
 
 def _work(evaluations: NDArray[np.int64]) -> dict[str, str]:
@@ -70,7 +106,3 @@ def _work(evaluations: NDArray[np.int64]) -> dict[str, str]:
     if not evaluations.any():
         return {}
     return {"points searched": f"{evaluations.mean():.3g} a row, at most {evaluations.max()}"}
-
-
-def _scores(reward: Expression, x: Any) -> Any:
-    return np.asarray(reward.value(np.asarray(x, dtype=np.float64))).reshape(x.shape[0])
