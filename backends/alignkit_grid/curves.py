@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
-from alignkit.expressions import Expression, Variable
+from alignkit.expressions import Expression
 from alignkit.expressions.atoms.lipschitz import Arctan, Cos, Sigmoid, Sin, Tanh
 
 __all__ = ["bounds_second_derivative", "largest_second_derivative", "largest_value", "taylor_bend"]
@@ -106,15 +106,15 @@ def largest_value(atom: Expression, sign: Floats, lower: Floats, upper: Floats) 
     """The largest sign·φ over intervals, sign 1 or −1, rounding included.
 
     Arguments:
-        atom: as for `taylor_bend`.
-        sign, lower, upper: of shapes that broadcast.
+        atom: as for `taylor_bend`, of a variable.
+        sign, lower, upper: of shapes that broadcast to (n, *atom.shape), or to that flattened.
     """
     if type(atom) in _WAVES:
         # φ is φ'' turned by half a turn.
         phase = _WAVES[type(atom)] + np.where(sign > 0.0, math.pi, 0.0)
         return _largest_cosine(lower + phase, upper + phase) + _SLACK
     end = np.where(sign > 0.0, upper, lower)
-    found: Floats = sign * np.asarray(atom.with_args((Variable(),)).value(end.reshape(-1))).reshape(end.shape) + _SLACK
+    found: Floats = sign * np.asarray(atom.value(end.reshape(-1, *atom.shape))).reshape(end.shape) + _SLACK
     return found
 
 

@@ -249,7 +249,9 @@ class GridSession:
         step = _LOOKUP_ROWS if self._opened.table is not None else self._opened.offer.searched
         parts = []
         for first in range(0, count, step):
-            parts.append(self._solve_part(points[first : first + step]))
+            # Rows beyond float64 end as rows without a bound.
+            with np.errstate(over="ignore", invalid="ignore"):
+                parts.append(self._solve_part(points[first : first + step]))
             if progress is not None:
                 progress("grid", min(first + step, count), count)
         if not parts:
