@@ -1,4 +1,7 @@
-"""Whether a reward outgrows λ times the cost, decided from its structure before anything is solved."""
+"""Whether there is a transport map at all, decided from the reward's structure before anything is solved.
+
+There is none of a reward that outgrows λ times the cost, and none of one that is finite nowhere.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,28 @@ import math
 import numpy as np
 
 from alignkit.contracts import Displacement
-from alignkit.errors import UnboundedTransportError
+from alignkit.errors import NonFiniteError, UnboundedTransportError
 from alignkit.expressions import Expression, Subspace
 from alignkit.expressions.arrays import Floats
+from alignkit.expressions.atom import Atom
+from alignkit.expressions.expression import Condition, topological
 from alignkit.expressions.growth import EQUAL, Growth, name_summands
-from alignkit.expressions.poles import Pole, is_defined_everywhere, pole_among
-from alignkit.expressions.splitting import split
+from alignkit.expressions.matrices import row_of
+from alignkit.expressions.poles import Pole, condition_holds, is_defined_everywhere, pole_among
+from alignkit.expressions.splitting import affine_over, split
 from alignkit.transport.costs import Euclidean, PNorm
 from alignkit.transport.separable import Separable, separable_form
 
-__all__ = ["check_bounded", "dominated_by_penalty", "unseen_slope"]
+__all__ = ["check_bounded", "check_somewhere_finite", "dominated_by_penalty", "unseen_slope"]
 
 #: Relative distance within which the two bounds of a critical λ are called one number.
 _ONE_NUMBER = 1e-9
 #: Entries of R up to which the steepest direction is searched for; the linear program takes a second there.
 _SEARCHED = 2**19
+#: How far short of its bound some argument falls at every point, where conditions are called contradictory.
+_CONTRADICTION = 1e-7
+#: How many points show that a reward is finite though a condition fails, as max(log(e), 0) is.
+_TRIED = 8
 
 
 def check_bounded(
@@ -92,6 +102,95 @@ def dominated_by_penalty(nonlinear: Expression, weight: float) -> bool:
         return True
     form = separable_form(parts)
     return isinstance(form, Separable) and form.obstacle(weight) is None
+
+
+def check_somewhere_finite(reward: Expression) -> None:
+    """Raise when the conditions of a reward's domain hold nowhere, as far as ranges and affine arguments tell.
+
+    A condition fails everywhere where the range of its argument lies below its bound. Of those on affine arguments a
+    linear program finds whether they hold together.
+
+    Arguments:
+        reward: r, a scalar expression of one variable.
+
+    Raises:
+        NonFiniteError: with the conditions, and the atoms that need them.
+
+    Example:
+        >>> from alignkit.expressions import Variable, log, square
+        >>> w = Variable(2, name="w")
+        >>> try:
+        ...     check_somewhere_finite(log(-1.0 - square(w[0])))
+        ... except NonFiniteError as error:
+        ...     print(error.message)
+        The reward is finite nowhere: log(-1 - square(w[0])) needs -1 - square(w[0]) > 0, which never holds.
+    """
+    needs = [
+        (node, Condition(node.args[place], bound, strict))
+        for node in topological(reward)
+        if isinstance(node, Atom) and node.depends
+        for place, bound, strict in node._domain()
+        if not condition_holds(node.args[place], bound, strict)
+    ]
+    for need in needs:
+        highest, bound = need[1].expression.range.upper, need[1].bound
+        if (highest < bound or (need[1].strict and highest == bound)) and not _is_finite_somewhere(reward):
+            raise _nowhere_finite([need])
+    together = _contradictory([need for need in needs if need[1].expression.is_affine()])
+    if together and not _is_finite_somewhere(reward):
+        raise _nowhere_finite(together)
+
+
+def _is_finite_somewhere(reward: Expression) -> bool:
+    """Whether some of a few points, fixed, has a finite value."""
+    points = np.random.default_rng(0).standard_normal((_TRIED, *reward.variables()[0].shape))
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.asarray(reward.value(points))).any())
+
+
+def _contradictory(needs: list[tuple[Atom, Condition]]) -> list[tuple[Atom, Condition]]:
+    """Those of some conditions on affine arguments that cannot hold together; none where they can, or are too many."""
+    if not needs:
+        return []
+    size = needs[0][1].expression.variables()[0].size
+    if sum(condition.expression.size for _, condition in needs) * size > _SEARCHED:
+        return []
+    maps = [affine_over(condition.expression, size) for _, condition in needs]
+    owners = np.repeat(np.arange(len(needs)), [condition.expression.size for _, condition in needs])
+    matrix = np.array([row_of(inside.matrix, place) for inside in maps for place in range(len(inside.offset))])
+    missing = np.array([condition.bound for _, condition in needs])[owners]
+    missing = missing - np.concatenate([inside.offset for inside in maps])
+    scale = np.maximum(np.linalg.norm(matrix, axis=1), np.finfo(np.float64).tiny)
+    matrix, missing = matrix / scale[:, None], missing / scale
+    inside_all = np.linalg.lstsq(matrix, missing + 1.0, rcond=None)[0]
+    if (matrix @ inside_all > missing).all():
+        return []
+    from scipy.optimize import linprog
+
+    # The largest t ≤ 1 with every argument at least t above its bound; the multipliers say which of them keep it down.
+    solved = linprog(
+        np.append(np.zeros(size), -1.0),
+        A_ub=np.hstack([-matrix, np.ones((len(matrix), 1))]),
+        b_ub=-missing,
+        bounds=[(None, None)] * size + [(None, 1.0)],
+    )
+    if solved.x is None or solved.x[-1] > -_CONTRADICTION * (1.0 + np.abs(missing).max()):
+        return []
+    binding = owners[np.abs(solved.ineqlin.marginals) > _ONE_NUMBER]
+    return [needs[place] for place in dict.fromkeys(binding.tolist())]
+
+
+def _nowhere_finite(needs: list[tuple[Atom, Condition]]) -> NonFiniteError:
+    named = " and ".join(f"{atom} needs {condition}" for atom, condition in needs)
+    holds = "which never holds" if len(needs) == 1 else "which never hold together"
+    return NonFiniteError(
+        f"The reward is finite nowhere: {named}, {holds}.",
+        ways_out=[
+            "Flip the sign of the argument, if you meant the other side.",
+            "Move its bound to where base draws lie, or can be moved to.",
+        ],
+        expression=str(needs[0][0]),
+    )
 
 
 def unseen_slope(penalty: Displacement, weight: float) -> float:

@@ -32,7 +32,12 @@ from alignkit.contracts import (
 )
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError, UnboundedTransportError
 from alignkit.expressions import Expression
-from alignkit.transport.boundedness import check_bounded, dominated_by_penalty, unseen_slope
+from alignkit.transport.boundedness import (
+    check_bounded,
+    check_somewhere_finite,
+    dominated_by_penalty,
+    unseen_slope,
+)
 from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Euclidean, PNorm, Quadratic
 from alignkit.transport.lifting import Lift, lift
 from alignkit.transport.rows import CompiledRows, DeviceRows, Factors, HostRows, Rows
@@ -76,6 +81,7 @@ def reduce_transport(
         squared distance.
 
     Raises:
+        NonFiniteError: the reward is finite nowhere.
         ParameterError: λ, the tolerance or the rows are out of range.
         ShapeError: the cost is for points of another size.
         UnboundedTransportError: the reward outgrows λ times the cost, so that there is no map.
@@ -106,6 +112,7 @@ def check_transport(composition: Composition, weight: float, cost: Cost, *, rewa
         reward: r as the user wrote it, for the message.
 
     Raises:
+        NonFiniteError: the reward is finite nowhere.
         ShapeError: the cost is for points of another size.
         UnboundedTransportError: with the summand that grows most.
     """
@@ -117,6 +124,7 @@ def _check_lifted(
 ) -> None:
     if lifted.nonlinear is None:
         return
+    check_somewhere_finite(lifted.nonlinear if reward is None else reward)
     if isinstance(cost, Euclidean | PNorm) and cost.power == 1:
         _check_linear_part(lifted, composition, weight, cost, reward)
     if not isinstance(cost, Quadratic):

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution
-from alignkit.errors import StaleFitError, UnboundedTransportError
+from alignkit.errors import NonFiniteError, StaleFitError, UnboundedTransportError
 from alignkit.expressions.atom import Atom
-from alignkit.expressions.expression import versions_of
+from alignkit.expressions.expression import Condition, versions_of
 from alignkit_cvxpy.displaced import DisplacementPenalty
 from alignkit_cvxpy.minorants import AT_DUALS, MINORANTS, Rule, minorant
 from alignkit_cvxpy.penalty import ROUNDING, Majorant, Penalty
@@ -35,7 +35,8 @@ _ATTEMPTS = ((1e-9, 1.0), (1e-9, 1.0), (1e-9, 10.0), (1e-12, 1.0))
 _FALLBACK = 1e-8
 _DOUBT = 1e-15
 #: What the solver calls a problem without a maximum.
-_NO_MAXIMUM = ("unbounded", "infeasible")
+_NO_DOMAIN = "infeasible"
+_NO_MAXIMUM = ("unbounded", _NO_DOMAIN)
 #: A step is far above this, relative to where it starts.
 _FAR = 1e8
 #: Parts of λ at which an anchor is looked for, the one that lies deepest inside the ball first.
@@ -118,6 +119,7 @@ class CvxpySession:
         """Solve one batch of rows v, (n, k), float64, at the present values of the parameters.
 
         Raises:
+            NonFiniteError: f is −∞ at all rows, and the solver finds no point in its domain.
             UnboundedTransportError: the solver calls it unbounded or infeasible, and no certificate refutes that.
             StaleFitError: the parameters took values at which the problem is no longer of the form that was opened.
         """
@@ -144,6 +146,8 @@ class CvxpySession:
             todo = np.flatnonzero(best.misses(self.problem.tolerance) if self._certified else ~solved)
             if len(todo) == 0:
                 break
+        if count and np.isneginf(best.objective).all():
+            self._check_domain(points)
         unfinished = best.misses(self.problem.tolerance) if self._certified else ~solved
         displacement = None if self.penalty.displacement is None else best.steps
         return ProxSolution(best.points, best.gap, unfinished, displacement=displacement)
@@ -164,6 +168,8 @@ class CvxpySession:
         # A concave f lies below an affine function, which a cost that outgrows every one of them dominates.
         if self.penalty.has_edge and not np.isfinite(found.upper).all():
             # Far rows are called infeasible when they are not; then the second answer has a bound, if bounds there are.
+            if verdict == _NO_DOMAIN and np.isneginf(found.objective).all():
+                self._check_domain(block.points)
             if verdict in _NO_MAXIMUM and (self._certified or not answer.solved):
                 self._refuse(verdict)
             if answer.status in _NO_MAXIMUM or self._runs_away(block.points, found):
@@ -182,6 +188,21 @@ class CvxpySession:
         )
         _, farther = self._reached(points[far], 2.0 * found.steps[far])
         return bool((farther > found.objective[far]).any())
+
+    def _check_domain(self, points: Floats) -> None:
+        """Raise when the solver finds no point in the domain of f from the origin either, where no row is far out."""
+        origin = np.zeros((1, points.shape[1]))
+        block = Block(self.tree, self.penalty, origin, doubt=_DOUBT)
+        if self._program(block).solve(block).status != _NO_DOMAIN:
+            return
+        reward = self.problem.nonlinear
+        failing = dict.fromkeys(str(one) for one in reward.domain if _fails(one, np.concatenate([points, origin])))
+        raise NonFiniteError(
+            f"No point was found at which {reward} is finite: Clarabel calls the problem infeasible, for the rows and "
+            f"for the origin, where {' and '.join(failing)} fail.",
+            ways_out=["Flip the sign of an argument, if you meant the other side.", "Rescale the reward."],
+            expression=str(reward),
+        )
 
     def _refuse(self, status: str) -> None:
         # Where the certificate is finite, it refutes such a status, and the rows count as unfinished instead.
@@ -256,3 +277,10 @@ class CvxpySession:
                 self.penalty = anchored
                 return True
         return False
+
+
+def _fails(condition: Condition, points: Floats) -> bool:
+    """Whether a condition fails at some of the points, (n, k)."""
+    with np.errstate(all="ignore"):
+        lacking = np.asarray(condition.expression.value(points)) - condition.bound
+    return bool((~(lacking > 0.0) if condition.strict else ~(lacking >= 0.0)).any())

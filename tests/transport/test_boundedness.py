@@ -8,9 +8,14 @@ from hypothesis import HealthCheck, given, seed, settings, strategies as st
 import alignkit.expressions as ak
 from alignkit.compiler.composition import compose
 from alignkit.contracts import Displacement
-from alignkit.errors import AlignkitError, UnboundedTransportError
+from alignkit.errors import AlignkitError, NonFiniteError, UnboundedTransportError
 from alignkit.expressions.growth import Growth
-from alignkit.transport.boundedness import check_bounded, dominated_by_penalty, unseen_slope
+from alignkit.transport.boundedness import (
+    check_bounded,
+    check_somewhere_finite,
+    dominated_by_penalty,
+    unseen_slope,
+)
 from alignkit.transport.costs import L1, Euclidean, PNorm
 from alignkit.transport.reduction import check_transport
 from tests.expressions.numeric_growth import FAR, rounding, values
@@ -178,6 +183,53 @@ def test_dominated_by_penalty():
     assert not dominated_by_penalty(ak.sum(ak.huber(w)), 1.9)
     assert not dominated_by_penalty(ak.norm1(w), 100.0)
     assert dominated_by_penalty(-ak.norm2(w), 1e-3)
+
+
+# ---- rewards that are finite nowhere
+
+NOWHERE = {
+    "a range": (ak.log(-1.0 - ak.square(w[0])) - ak.norm1(w), ["log(-1 - square(w[0]))"]),
+    "a range up to its open end": (ak.log(-ak.abs(w[0])), ["log(-abs(w[0]))"]),
+    "two half-lines": (ak.log(w[0]) + w[1] + ak.sqrt(-w[0] - 1e-3), ["log(w[0])", "sqrt(-w[0] - 0.001)"]),
+    "three half-planes": (
+        ak.log(w[0]) + ak.log(w[1]) + ak.entr(-w[0] - w[1] - 1.0) + ak.log(w[0] - w[1] + 9.0),
+        ["log(w[0])", "log(w[1])", "entr(-w[0] - w[1] - 1)"],
+    ),
+    "entries of a vector": (ak.sum(ak.log(A @ w)) + ak.log(-2.0 - w[0]), ["log([3×2 constant] @ w)", "log(-2 - w[0])"]),
+}
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+def test_a_reward_that_is_finite_nowhere_is_refused_by_the_conditions_that_contradict(name):
+    f, atoms = NOWHERE[name]
+    with pytest.raises(NonFiniteError, match="finite nowhere") as caught:
+        check_somewhere_finite(f)
+    assert all(f"{atom} needs" in caught.value.message for atom in atoms)
+    assert caught.value.message.count(" needs ") == len(atoms)
+    points = np.random.default_rng(0).uniform(-20.0, 20.0, (2000, 2))
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(f.value(points)).any()
+    composition = compose(f)
+    with pytest.raises(NonFiniteError, match="finite nowhere"):
+        check_transport(composition, 1.0, Euclidean(), reward=f)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        ak.log(w[0]) + ak.sqrt(1e-3 - w[0]),
+        ak.sqrt(w[0]) + ak.sqrt(-w[0]),  # finite on a line
+        ak.sum(ak.log(A @ w - 1e6)),
+        ak.log(w[0] - 1e8) + ak.log(1e8 + 1.0 - w[0]),
+        ak.log(1.0 - ak.square(w[0])),
+        -ak.maximum(ak.log(-1.0 - ak.square(w[0])), 0.0),  # 0, as the logarithm is −∞
+        ak.exp(ak.log(w[0]) + ak.log(-1.0 - w[0])),
+        -ak.norm1(w),
+    ],
+    ids=str,
+)
+def test_rewards_that_are_finite_somewhere_pass(f):
+    check_somewhere_finite(f)
 
 
 # ---- a linear part under the norm itself
