@@ -275,7 +275,8 @@ class TransportMap:
             raise ParameterError(f'on_error is "raise" or "keep", not {on_error!r}.')
         self._check_shape(x)
         rows = _workable(x)
-        xp = array_namespace(rows)
+        # numpy is its own namespace, and looking it up takes as long as moving some rows.
+        xp = np if isinstance(rows, np.ndarray) else array_namespace(rows)
         count = rows.shape[0]
         flat = xp.reshape(rows, (count, self.composition.ambient))
         if not xp.isdtype(flat.dtype, "real floating"):
@@ -292,11 +293,14 @@ class TransportMap:
             points, earned, bad = moving.read(part)
             if bad.size and on_error == "raise":
                 raise _not_finite(part.start + int(bad[0]))
-            points[bad], earned[bad] = 0.0, 0.0
+            if bad.size:
+                points[bad], earned[bad] = 0.0, 0.0
             results = tuple(result[part] for result in (objective, gap, cost, unfinished, tied, evaluations))
             inner = None if progress is None else _offset(progress, part.start, count)
             moving.write(part, self._solve_part(points, earned, results, inner), bad)
-            objective[part][bad], gap[part][bad], cost[part][bad], unfinished[part][bad] = np.nan, np.inf, 0.0, True
+            if bad.size:
+                kept = part.start + bad
+                objective[kept], gap[kept], cost[kept], unfinished[kept] = np.nan, np.inf, 0.0, True
             if progress is not None:
                 progress("transport", part.stop, count)
         found = Transported(

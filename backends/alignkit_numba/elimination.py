@@ -11,7 +11,7 @@ from numba import njit
 from alignkit.contracts import Floats
 from alignkit_numba.vectors import divide, load, select_less, spread, store
 
-__all__ = ["DEPENDENT", "factorise", "solve_lower", "solve_upper", "triangle"]
+__all__ = ["DEPENDENT", "factorise", "factorise_each", "solve_lower", "solve_upper", "triangle"]
 
 #: A coordinate is dependent when what is left of its pivot, relative to its diagonal entry, is below this.
 DEPENDENT = 1e-11
@@ -63,6 +63,28 @@ def factorise(gram: Floats, free: Floats, factor: Floats) -> None:
                 entry = entry - load(factor, triangle(i) + t) * load(factor, row + t)
             store(factor, triangle(i) + j, entry)
             i += 1
+
+
+@_part
+def factorise_each(system: Floats, free: Floats, factor: Floats) -> None:
+    """Write the factor of a matrix that each lane has of its own, its lower triangle in the layout of the factor."""
+    size = len(free)
+    for j in range(size):
+        row = triangle(j)
+        own = load(system, row + j)
+        pivot = own
+        for t in range(j):
+            scaled = load(factor, row + t)
+            entry = scaled * load(factor, triangle(t) + t)
+            store(factor, row + t, entry)
+            pivot = pivot - scaled * entry
+        reciprocal = select_less(spread(DEPENDENT) * own, pivot, divide(spread(1.0), pivot), spread(0.0))
+        store(factor, row + j, select_less(spread(0.0), load(free, j), reciprocal, spread(0.0)))
+        for i in range(j + 1, size):
+            entry = load(system, triangle(i) + j)
+            for t in range(j):
+                entry = entry - load(factor, triangle(i) + t) * load(factor, row + t)
+            store(factor, triangle(i) + j, entry)
 
 
 @_part

@@ -19,17 +19,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 from alignkit.transport.canonical import ProximalForm, TopOf
 from alignkit_numba.active_set import Workspace, ascend, workspace
-from alignkit_numba.elimination import factorise, solve_lower, solve_upper, triangle
+from alignkit_numba.elimination import factorise, factorise_each, solve_lower, solve_upper, triangle
 from alignkit_numba.solved import Solved
 from alignkit_numba.vectors import (
     WIDTH,
     absolute,
     divide,
     fma,
+    inlined,
     larger,
     load,
     scratches,
@@ -46,10 +48,18 @@ _EPS = float(np.finfo(np.float64).eps)
 _ROUNDS = 6
 #: Relative gap of the point that some rows start from.
 _REFERENCE_TOLERANCE = 1e-9
+#: Steps of the active set in lanes before that.
+_STEPS = 12
 #: Above this many pieces the factors of all lanes no longer fit a cache, and rows are taken one at a time.
 _LARGEST_FACTOR = 32
-#: For functions that only compiled ones call, and that are kept on disk as parts of these.
-_part = njit(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+#: For the slots: whether one is taken, its p, 1, how it falls, their system, its factor; and which held one rises.
+FewLanes = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats]
+
+
+def _most_free(pieces: int, dimension: int) -> int:
+    """How many pieces are solved for at a time: k + 1 at most are affinely independent. 0 for all of them."""
+    return dimension + 1 if 2 * (dimension + 1) <= pieces <= _LARGEST_FACTOR else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +76,7 @@ class SimplexProblem:
         reach: the largest entry of each column of the centred B, (k,).
         shift: the largest entry of the centred b.
         lanes: how many vectors of lanes the solver writes to, for each array of them.
+        most_free: how many pieces can be at the top at once, if that is few enough to solve for them alone; else 0.
     """
 
     matrix: Floats
@@ -78,6 +89,7 @@ class SimplexProblem:
     reach: Floats
     shift: float
     lanes: tuple[int, ...]
+    most_free: int
 
     @staticmethod
     def of(form: ProximalForm) -> SimplexProblem:
@@ -119,6 +131,7 @@ class SimplexProblem:
             np.abs(matrix).max(axis=0),
             float(np.abs(offset).max()),
             (*[columns] * 2, *[rows] * 4, pairs, *[1] * 5),
+            _most_free(rows, columns),
         )
 
 
@@ -153,6 +166,8 @@ def solve_simplex(problem: SimplexProblem, centres: Floats, scales: Floats, tole
         tolerance,
         workspace(len(problem.offset), True),
         scratches(problem.lanes),
+        scratches((*[problem.most_free] * 4, *[problem.most_free * (problem.most_free + 1) // 2] * 2, 1)),
+        np.zeros((problem.most_free, WIDTH), dtype=np.int64),
         solutions,
         gap,
         value,
@@ -177,6 +192,8 @@ def _solve(
     tolerance: float,
     work: Workspace,
     lanes: tuple[Floats, ...],
+    few: FewLanes,
+    slots: NDArray[np.int64],
     solutions: Floats,
     gaps: Floats,
     values: Floats,
@@ -195,7 +212,11 @@ def _solve(
     # The rows that wait, and the free coordinates of each.
     waits, waiting = np.arange(count), count
     supports = np.empty(count, dtype=np.uint64)
-    for turn in range(_ROUNDS + 1 if in_lanes else 1):
+    places = np.empty((count, len(slots)), dtype=np.int64)
+    shares = np.empty((count, len(slots)))
+    few_at_once = len(slots) > 0
+    rounds = 0 if not in_lanes else _STEPS if few_at_once else _ROUNDS
+    for turn in range(rounds + 1):
         entered, waiting = waiting, 0
         for first in range(0, entered, WIDTH):
             filled = min(WIDTH, entered - first)
@@ -204,7 +225,11 @@ def _solve(
                 total[0, lane] = sums[row]
                 for i in range(columns):
                     centre[i, lane] = centres[row, i] - sums[row] * mean[i]
-                if turn > 0:
+                if turn > 0 and few_at_once:
+                    for i in range(len(slots)):
+                        slots[i, lane] = max(places[row, i], 0)
+                        few[0][i, lane] = 1.0 if places[row, i] >= 0 else 0.0
+                elif turn > 0:
                     for j in range(rows):
                         free[j, lane] = float((supports[row] >> np.uint64(j)) & np.uint64(1))
             _entries(matrix, offset, centre, slope)
@@ -212,9 +237,15 @@ def _solve(
                 _begin(gram, reference, bend, total, tolerance, slope, dual, free, slack)
             else:
                 store(slack, 0, spread(tolerance))
-                _solve_free(gram, total, slope, dual, free, factor, ones)
+                if few_at_once:
+                    _solve_few(gram, total, slope, dual, free, slots, few)
+                else:
+                    _solve_free(gram, total, slope, dual, free, factor, ones)
             _evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
-            _exchange(total, slack, dual, slope, free)
+            if not few_at_once:
+                _exchange(total, slack, dual, slope, free)
+            elif turn > 0:
+                _lean_on(gram, slope, free, slots, few)
             for lane in range(filled):
                 row = waits[first + lane]
                 if gap[0, lane] <= wanted[0, lane]:
@@ -225,7 +256,11 @@ def _solve(
                 # Behind the place that is read next, as rows that are finished leave the list.
                 waits[waiting] = row
                 waiting += 1
-                if in_lanes:
+                if few_at_once and turn == 0:
+                    _begin_few(dual, slope, lane, places[row], shares[row])
+                elif few_at_once:
+                    _step(lane, few, places[row], shares[row])
+                elif in_lanes:
                     support = np.uint64(0)
                     for j in range(rows):
                         if free[j, lane] > 0.0:
@@ -289,7 +324,7 @@ def _solve(
         values[row] *= weight
 
 
-@_part
+@inlined
 def _entries(matrix: Floats, offset: Floats, point: Floats, entries: Floats) -> None:
     """By + b."""
     rows, columns = matrix.shape
@@ -300,7 +335,7 @@ def _entries(matrix: Floats, offset: Floats, point: Floats, entries: Floats) -> 
         store(entries, j, entry)
 
 
-@_part
+@inlined
 def _begin(
     gram: Floats,
     reference: Floats,
@@ -334,7 +369,7 @@ def _begin(
     store(slack, 0, select_less(best, lead, spread(math.inf), spread(tolerance)))
 
 
-@_part
+@inlined
 def _evaluate(
     matrix: Floats,
     offset: Floats,
@@ -391,7 +426,7 @@ def _evaluate(
     store(wanted, 0, larger(absolute(objective), spread(1.0)) * spread(tolerance))
 
 
-@_part
+@inlined
 def _exchange(total: Floats, slack: Floats, dual: Floats, slope: Floats, free: Floats) -> None:
     """Hold the free coordinates of negative p, and free the held ones that rise above the others."""
     rows = len(dual)
@@ -406,7 +441,114 @@ def _exchange(total: Floats, slack: Floats, dual: Floats, slope: Floats, free: F
         store(free, j, select_less(zero, p, one, select_less(p, zero, zero, rises)))
 
 
-@_part
+@inlined
+def _solve_few(
+    gram: Floats, total: Floats, start: Floats, dual: Floats, held: Floats, slots: NDArray[np.int64], few: FewLanes
+) -> None:
+    """What `_solve_free` does, for the coordinates in the slots of each lane; and which are in none."""
+    taken, right, ones, _, system, factor, _ = few
+    size = len(slots)
+    for j in range(len(dual)):
+        store(dual, j, spread(0.0))
+        store(held, j, spread(1.0))
+    for i in range(size):
+        store(ones, i, spread(1.0))
+        for lane in range(WIDTH):
+            right[i, lane] = start[slots[i, lane], lane]
+        for j in range(i + 1):
+            for lane in range(WIDTH):
+                system[triangle(i) + j, lane] = gram[slots[i, lane], slots[j, lane]]
+    factorise_each(system, taken, factor)
+    solve_lower(factor, right)
+    solve_lower(factor, ones)
+    _share_out(total, right, ones, factor)
+    solve_upper(factor, right)
+    for i in range(size):
+        for lane in range(WIDTH):
+            if taken[i, lane] > 0.0:
+                dual[slots[i, lane], lane], held[slots[i, lane], lane] = right[i, lane], 0.0
+
+
+@inlined
+def _lean_on(gram: Floats, slope: Floats, held: Floats, slots: NDArray[np.int64], few: FewLanes) -> None:
+    """The held coordinate that rises most, and how those in the slots fall, over its rise, while y stays."""
+    _, _, _, falls, _, factor, highest = few
+    best, at = spread(-math.inf), spread(0.0)
+    for j in range(len(slope)):
+        entry = select_less(spread(0.0), load(held, j), load(slope, j), spread(-math.inf))
+        at = select_less(best, entry, spread(float(j)), at)
+        best = larger(entry, best)
+    store(highest, 0, at)
+    for i in range(len(slots)):
+        for lane in range(WIDTH):
+            falls[i, lane] = gram[slots[i, lane], int(highest[0, lane])]
+    solve_lower(factor, falls)
+    solve_upper(factor, falls)
+
+
+@inlined
+def _begin_few(dual: Floats, slope: Floats, lane: int, places: NDArray[np.int64], shares: Floats) -> None:
+    """The slots of a row and its p there, from a start: the positive coordinates, and the highest other one."""
+    size, taken, top = len(places), 0, 0
+    for j in range(len(dual)):
+        if dual[j, lane] > 0.0 and taken < size:
+            places[taken], shares[taken] = j, dual[j, lane]
+            taken += 1
+        elif dual[j, lane] == 0.0 and (dual[top, lane] > 0.0 or slope[j, lane] > slope[top, lane]):
+            top = j
+    for i in range(taken, size):
+        places[i], shares[i] = -1, 0.0
+    if taken < size and dual[top, lane] == 0.0:
+        places[taken] = top
+
+
+@inlined
+def _step(lane: int, few: FewLanes, places: NDArray[np.int64], shares: Floats) -> None:
+    """Move a row's p to what its slots solve for, or until a coordinate reaches 0 and leaves; else one enters.
+
+    When all slots are taken the one that enters rises at the cost of the others, while y stays, until one leaves.
+    """
+    _, right, _, falls, _, _, highest = few
+    size, length, leaves = len(places), 1.0, -1
+    for i in range(size):
+        if places[i] >= 0 and right[i, lane] < 0.0 and shares[i] < length * (shares[i] - right[i, lane]):
+            length, leaves = shares[i] / (shares[i] - right[i, lane]), i
+    empty = -1
+    for i in range(size):
+        shares[i] += length * (right[i, lane] - shares[i])
+        if i == leaves or right[i, lane] == 0.0:
+            places[i], shares[i] = -1, 0.0
+        if places[i] < 0:
+            empty = i
+    if leaves >= 0:
+        return
+    rise = 0.0
+    if empty < 0:
+        rise = math.inf
+        for i in range(size):
+            if falls[i, lane] > 0.0 and shares[i] < rise * falls[i, lane]:
+                rise, empty = shares[i] / falls[i, lane], i
+        if empty < 0:
+            return
+        for i in range(size):
+            shares[i] -= rise * falls[i, lane]
+    places[empty], shares[empty] = int(highest[0, lane]), rise
+
+
+@inlined
+def _share_out(total: Floats, right: Floats, ones: Floats, factor: Floats) -> None:
+    """Move L⁻¹(Bc + b) by the multiple of L⁻¹1 that makes the solution add up to σ."""
+    across, along = spread(0.0), spread(0.0)
+    for j in range(len(right)):
+        weighed = load(ones, j) * load(factor, triangle(j) + j)
+        across = fma(weighed, load(right, j), across)
+        along = fma(weighed, load(ones, j), along)
+    level = divide(across - load(total, 0), along)
+    for j in range(len(right)):
+        store(right, j, load(right, j) - level * load(ones, j))
+
+
+@inlined
 def _solve_free(
     gram: Floats, total: Floats, start: Floats, dual: Floats, free: Floats, factor: Floats, ones: Floats
 ) -> None:
@@ -417,12 +559,7 @@ def _solve_free(
     factorise(gram, free, factor)
     solve_lower(factor, start)
     solve_lower(factor, ones)
-    across, along = spread(0.0), spread(0.0)
+    _share_out(total, start, ones, factor)
     for j in range(rows):
-        weighed = load(ones, j) * load(factor, triangle(j) + j)
-        across = fma(weighed, load(start, j), across)
-        along = fma(weighed, load(ones, j), along)
-    level = divide(across - load(total, 0), along)
-    for j in range(rows):
-        store(dual, j, load(start, j) - level * load(ones, j))
+        store(dual, j, load(start, j))
     solve_upper(factor, dual)
