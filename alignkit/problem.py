@@ -157,7 +157,7 @@ class Problem:
             backend: "auto", or a backend's name to insist on.
             device: "auto", "cpu", "cuda", … as the engine names it.
             tolerance: the largest relative gap wanted, under Wasserstein closeness; if None 1e-6, and 1e-3 where the
-                reward is not concave and maxima are searched for.
+                reward is not concave and maxima are searched for, half of it within a radius.
             heuristic: allow a method without a bound, where there is no other.
 
         Returns:
@@ -435,15 +435,16 @@ class Problem:
         return plan_again(last.plan, found.diagnosis, found.verdicts, last.backend, device=options[1])
 
     def _maps(self, plan: Plan, versions: tuple[tuple[Parameter, int], ...]) -> MapFamily:
-        """The plan's transport maps by λ, with the session of the last solve where that has gone stale."""
+        """The plan's transport maps by λ, with the session of the last solve where that is free."""
         closeness = plan.closeness
         assert isinstance(closeness, Wasserstein) and not isinstance(plan.request, TiltProgram)
         solver: ProxSolver | None = None
         session, last = None, self._last
         if plan.request is not None:
             solver = registry.require(plan.backend, "prox_solver")()
-            # A result that still draws keeps its session to itself.
-            if last is not None and last.versions != versions and last.plan.backend == plan.backend:
+            # While λ is sought, a result that still draws needs its session for itself.
+            is_free = closeness.radius is None or (last is not None and last.versions != versions)
+            if last is not None and self.parameters and is_free and last.plan.backend == plan.backend:
                 session = last.session
         return MapFamily(plan.composition, closeness.cost, plan.request, solver, session)
 

@@ -56,6 +56,8 @@ DIRECTIONS_MAX = 2**27
 #: Costs, like the times that backends predict, are for this many rows.
 ROWS = 10_000
 
+#: The largest relative gap wanted of rows where a radius is given, if the user asks for none.
+_TOLERANCE_WITHIN_RADIUS = 5e-4
 #: Multiplications a second that the costs of reductions are counted at.
 _MULTIPLICATIONS_PER_SECOND = 1e9
 
@@ -340,7 +342,7 @@ def _base_program(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> Tilt
 def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> ProxProblem | None:
     closeness = diagnosis.closeness
     assert isinstance(closeness, Wasserstein)
-    return reduce_transport(
+    request = reduce_transport(
         diagnosis.composition,
         diagnosis.weight,
         cost=closeness.cost,
@@ -348,6 +350,10 @@ def _prox_problem(diagnosis: Diagnosis, base: BaseLaw, options: Options) -> Prox
         tolerance=options.tolerance,
         device=options.device,
     )
+    if request is None or options.tolerance is not None or closeness.radius is None:
+        return request
+    # The gaps of rows add to that of λ.
+    return replace(request, tolerance=min(request.tolerance, _TOLERANCE_WITHIN_RADIUS))
 
 
 # ---- the table

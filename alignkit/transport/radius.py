@@ -38,6 +38,8 @@ _SPENT, _SPENT_EXACTLY = 1e-3, 1e-9
 _PART_OF_ERROR = 1 / 32
 #: What may be lost of the reward by a mean cost that is not ρ, or by a coin, relative to max(1, |reward|).
 _LOST = 1e-4
+#: A jump by a draw or two is left alone: so far from ρ, as a part of the standard error and of ρ, at such a loss.
+_PART_LEFT, _LEFT, _LOST_AT_A_DRAW = 1 / 8, 5e-3, 5e-4
 #: How close two λ are brought on both sides of a jump of the mean cost, and to one without a map, relative to λ. Any
 #: closer, a solver that is right up to a small gap would hardly tell the maximisers apart.
 _JUMP, _CRITICAL, _CLOSEST = 1e-4, 1e-6, 1e-10
@@ -286,7 +288,11 @@ class _Bracket:
     def _between(self, above: Moved, below: Moved, evaluations: int) -> WeightSearch:
         missing, excess = self.radius - above.cost.value, below.cost.value - self.radius
         nearer, off = (above, missing) if missing <= excess else (below, excess)
-        if off <= self._slack(nearer) * self.radius:
+        # A coin for what other draws would not show is no use.
+        lost = nearer.weight * off / max(1.0, abs(nearer.reward))
+        if off <= self._slack(nearer) * self.radius or (
+            off <= min(_PART_LEFT * nearer.cost.standard_error, _LEFT * self.radius) and lost <= _LOST_AT_A_DRAW
+        ):
             return WeightSearch(RadiusOutcome.REACHED, nearer, evaluations=evaluations)
         probability = missing / (missing + excess)
         return WeightSearch(RadiusOutcome.REACHED, above, below, probability, evaluations)
