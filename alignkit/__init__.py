@@ -79,6 +79,7 @@ from alignkit.expressions import (
 )
 from alignkit.registry import installed_backends
 from alignkit.transport import costs
+from alignkit.transport.distance import wasserstein_distance
 
 if TYPE_CHECKING:
     from alignkit.aligned import Aligned
@@ -153,6 +154,7 @@ __all__ = [
     "total_variation",
     "trace",
     "vec",
+    "wasserstein_distance",
 ]
 
 #: Where the names are defined that need the compiler, which takes longer to import than the language.

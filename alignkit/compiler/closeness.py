@@ -9,7 +9,7 @@ import numpy as np
 
 from alignkit.errors import ParameterError
 from alignkit.expressions import Parameter
-from alignkit.transport.costs import Cost, SquaredEuclidean
+from alignkit.transport.costs import Cost, SquaredEuclidean, from_ott, is_ott
 
 __all__ = ["KL", "Closeness", "Wasserstein"]
 
@@ -151,11 +151,12 @@ class Wasserstein:
         radius: ρ > 0, in place of the weight: the best law within W_c(q, p) ≤ ρ, in units of E[c] and not of its root.
             It is T#p at the λ where E[c(x, T(x))] = ρ; where the mean cost jumps over ρ at a λ, a coin for each draw
             chooses between the cheapest and the dearest maximisers there. A number, or a scalar `ak.Parameter`.
-        cost: c; half the squared Euclidean distance unless said otherwise.
+        cost: c; half the squared Euclidean distance unless said otherwise. One of `ak.costs`, or a cost of OTT, which
+            `ak.costs.from_ott` converts.
 
     Raises:
         ParameterError: λ or ρ is not a positive finite number, not exactly one of them is given, or the cost is not one
-            of `ak.costs`.
+            of `ak.costs`, nor one of OTT that is a function of x − y.
 
     Example:
         >>> Wasserstein(weight=2.0)
@@ -170,6 +171,8 @@ class Wasserstein:
 
     def __post_init__(self) -> None:
         _check_choice(self.weight, self.radius, "Wasserstein")
+        if is_ott(self.cost):
+            object.__setattr__(self, "cost", from_ott(self.cost))
         if not isinstance(self.cost, Cost):
             raise ParameterError(
                 f"Wasserstein(cost=…) takes one of ak.costs, not {self.cost!r}.",

@@ -26,10 +26,21 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from alignkit import registry
 from alignkit.contracts import Floats
 from alignkit.errors import ParameterError, ShapeError
 
-__all__ = ["L1", "Cost", "ElasticNet", "Euclidean", "Mahalanobis", "PNorm", "SquaredEuclidean", "Weighted"]
+__all__ = [
+    "L1",
+    "Cost",
+    "ElasticNet",
+    "Euclidean",
+    "Mahalanobis",
+    "PNorm",
+    "SquaredEuclidean",
+    "Weighted",
+    "from_ott",
+]
 
 
 class Cost(ABC):
@@ -159,7 +170,8 @@ class Weighted(Quadratic):
     """Half a weighted squared distance, c(x, y) = ½Σ_i weights_i·(x_i − y_i)².
 
     Arguments:
-        weights: (d,) or of the variable's shape, positive: where moving is dear.
+        weights: (d,) or of the variable's shape, positive: where moving is dear. A number weighs all entries alike,
+            however many there are.
 
     Raises:
         ParameterError: a weight is not positive and finite.
@@ -168,6 +180,8 @@ class Weighted(Quadratic):
         >>> import numpy as np
         >>> Weighted([1.0, 4.0]).value(np.zeros((1, 2)), np.array([[2.0, 1.0]]))
         array([4.])
+        >>> Weighted(2.0).value(np.zeros((1, 2)), np.array([[2.0, 1.0]]))
+        array([5.])
     """
 
     weights: Any
@@ -175,7 +189,8 @@ class Weighted(Quadratic):
     formula = "½Σ mᵢ(xᵢ − yᵢ)²"
 
     def __post_init__(self) -> None:
-        found = _numbers(self.weights, "Weighted(weights)").ravel()
+        found = _numbers(self.weights, "Weighted(weights)")
+        found = found.ravel() if found.ndim else found
         if not (found > 0).all():
             raise ParameterError(
                 f"Weighted(weights) takes positive weights, and the least is {found.min():.6g}.",
@@ -201,9 +216,9 @@ class Weighted(Quadratic):
         return np.asarray(rows / self.weights)
 
     @property
-    def ambient(self) -> int:
-        """One entry for each weight."""
-        return len(self.weights)
+    def ambient(self) -> int | None:
+        """One entry for each weight; None where one number weighs them all."""
+        return len(self.weights) if self.weights.ndim else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -534,6 +549,49 @@ class ElasticNet(Cost):
             δ, (n, d).
         """
         return np.asarray(np.sign(dual) * np.maximum(np.abs(dual) - self.gamma, 0.0))
+
+
+def is_ott(value: object) -> bool:
+    """True for OTT's costs, and for those of classes that inherit from one; does not import OTT."""
+    return any(
+        kind.__module__.partition(".")[0] == "ott" and kind.__name__ == "CostFn" for kind in type(value).__mro__
+    )
+
+
+def from_ott(cost: Any) -> Cost:
+    """A translation-invariant cost of OTT as a cost of alignkit, of the same value in the same units.
+
+    `Wasserstein(cost=…)` accepts OTT's costs directly. Mind their factors: `SqEuclidean()` is ‖x − y‖², twice
+    `SquaredEuclidean()`, and so `Weighted(2.0)`; `SqPNorm(p)` is ½‖x − y‖_p², `PNorm(p, power=2)`; `PNormP(p)` is
+    ‖x − y‖_p^p/p, `PNorm(p, power=p)`; `RegTICost(L1(), lam=γ)` is `ElasticNet(γ)`.
+
+    Arguments:
+        cost: a cost of `ott.geometry.costs`, or of a class of your own that inherits from its `TICost`, convex and
+            even, with a Legendre transform.
+
+    Returns:
+        One of `ak.costs` where there is an equal one; else OTT's own h and its conjugate behind the same methods, which
+        the backend `ott` solves with.
+
+    Raises:
+        ParameterError: not an OTT cost; not translation invariant, as `Cosine()`, so that no reduction to few
+            dimensions holds; or not convex and even.
+        BackendUnavailableError: OTT is not installed.
+
+    Example:
+        >>> from ott.geometry import costs
+        >>> from_ott(costs.PNormP(1.5))
+        PNorm(p=1.5, power=1.5)
+
+    Source: M. Cuturi et al., "Optimal transport tools (OTT): a JAX toolbox for all things Wasserstein", 2022.
+    """
+    if not is_ott(cost):
+        raise ParameterError(
+            f"from_ott takes a cost of ott.geometry.costs, not a {type(cost).__name__}.",
+            ways_out=["alignkit's own costs need no import."] if isinstance(cost, Cost) else [],
+        )
+    found: Cost = registry.offered("cost_importer")(cost)
+    return found
 
 
 def _is_number(given: object) -> bool:

@@ -1,1 +1,14 @@
-"""The OTT backend: translation-invariant costs of OTT-JAX, and distances between samples."""
+"""The OTT backend: translation-invariant costs of OTT-JAX, proximal maps in jax, and distances between samples."""
+
+from alignkit.registry import Manifest
+
+__all__ = ["manifest"]
+
+manifest = Manifest(
+    name="ott",
+    engines=("jax", "ott"),
+    install="pip install 'alignkit[ott]'",
+    prox_solver="alignkit_ott.prox:OttProxSolver",
+    cost_importer="alignkit_ott.importer:from_ott",
+    sample_distance="alignkit_ott.distances:wasserstein_distance",
+)
