@@ -156,7 +156,9 @@ def _other_closeness(diagnosis: Diagnosis) -> Iterator[_Candidate]:
         if weight <= critical and math.isfinite(above):
             change = f"ak.Wasserstein(weight={above:g}): raise λ above its critical value {critical:.6g}"
             yield _Candidate(change, reward, replace(diagnosis.closeness, weight=above), 0)
-        yield _Candidate(f"ak.KL(weight={weight:g}) in place of Wasserstein", reward, KL(weight=weight), 0)
+        # A λ that stands for those of a radius means nothing under KL.
+        price = diagnosis.closeness.present_weight
+        yield _Candidate(f"ak.KL(weight={price:g}) in place of Wasserstein", reward, KL(weight=price), 0)
     else:
         change = f"ak.Wasserstein(weight={weight:g}) in place of KL"
         yield _Candidate(change, reward, Wasserstein(weight=weight), 0)

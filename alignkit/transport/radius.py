@@ -150,7 +150,8 @@ class _Bracket:
         floor: the largest λ known to have no map, or 0.
         obstacle: why it has none.
         aim: the mean cost that is sought, a little below ρ.
-        widths: of the bracket in log λ, of late.
+        widths: of the bracket in log λ, since it has two ends.
+        strides: how often λ was raised or lowered before.
         flat: the least λ that costs as little as the largest looked at; 0 before any did.
     """
 
@@ -163,6 +164,7 @@ class _Bracket:
     obstacle: AlignkitError | None = None
     aim: float = 0.0
     widths: list[float] = field(default_factory=list)
+    strides: int = 0
     flat: float = 0.0
 
     @property
@@ -252,8 +254,8 @@ class _Bracket:
         """The factor of λ under which a cost that falls like λ⁻² would be ρ, which is exact for shifts."""
         factor = math.sqrt(found.cost.value / self.aim)
         # From the second time on such a law is known to be wrong.
-        least = 1.0 if not self.widths else _STRIDE / 2
-        self.widths.append(math.inf)
+        least = 1.0 if self.strides == 0 else _STRIDE / 2
+        self.strides += 1
         if factor >= 1:
             return min(max(factor, least), _STRIDE)
         return max(min(factor, 1 / least), 1 / _STRIDE)

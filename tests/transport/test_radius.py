@@ -233,6 +233,11 @@ class TestEnds:
         with pytest.raises(UnboundedTransportError, match="for every λ"):
             ak.Problem(ak.exp(SCALAR[0]), NORMAL, ak.Wasserstein(radius=1.0)).compile()
 
+    def test_ways_out_of_a_radius_name_no_weight_that_stood_for_it(self):
+        bounded = ak.base.Empirical([[0.0], [1.0]])
+        with pytest.raises(UnboundedTransportError, match=r"ak\.KL\(weight=1\) in place of Wasserstein"):
+            ak.Problem(ak.exp(SCALAR[0]), bounded, ak.Wasserstein(radius=1.0)).compile()
+
 
 @pytest.fixture(scope="module")
 def aligned():
