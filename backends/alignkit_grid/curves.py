@@ -13,7 +13,7 @@ from alignkit.contracts import Floats
 from alignkit.expressions import Expression
 from alignkit.expressions.atoms.lipschitz import Arctan, Cos, Sigmoid, Sin, Tanh
 
-__all__ = ["bounds_second_derivative", "largest_second_derivative", "largest_value", "taylor_bend"]
+__all__ = ["bounds_second_derivative", "is_wave", "largest_second_derivative", "largest_value", "taylor_bend"]
 
 #: Beyond this angle nothing is said of where in its period a wave is.
 _LARGEST_ANGLE = 1e6
@@ -61,6 +61,11 @@ _WAVES: dict[type, float] = {Sin: math.pi / 2.0, Cos: math.pi}
 def bounds_second_derivative(atom: Expression) -> bool:
     """Whether `taylor_bend` and `largest_value` know the atom."""
     return type(atom) in _SATURATING or type(atom) in _WAVES
+
+
+def is_wave(atom: Expression) -> bool:
+    """Whether the atom has crests again and again."""
+    return type(atom) in _WAVES
 
 
 def largest_second_derivative(atom: Expression) -> float:

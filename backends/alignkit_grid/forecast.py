@@ -12,15 +12,19 @@ __all__ = ["MOST_EVALUATIONS", "Forecast"]
 #: Cubes a row, beyond which a search is refused: about a hundredth of a second each.
 MOST_EVALUATIONS = 200_000.0
 
+#: The curvature of f about its highest points, over what is typical of it elsewhere; fitted, as all factors here.
+_OWN_BEND = 0.055
+
 
 @dataclass(frozen=True)
 class Forecast:
     """What a search is expected to visit.
 
-    With quadratic bounds, cubes of half-width r miss f by about C·k·r²/2, C what the bounds may miss of a Hessian.
-    Those within √(Ck/λ)·r of a maximiser are cut, at every size of cube. With a Lipschitz constant L alone they miss it
-    by L√k·r, which has to fall to the tolerance ε: those within √(2ε/λ) are left, in cubes of half-width ε/(L√k). So
-    they miss it across a concave kink, where cubes along the kink are left. Factors are fitted to what was measured.
+    With quadratic bounds, cubes of half-width r miss f by about C·k·r²/2, C what the bounds may miss of a Hessian. The
+    objective falls by its own curvature, λ and that of f, about a maximiser, so that within √(Ck/(λ + c))·r cubes are
+    cut, whatever their size. With a Lipschitz constant L alone they miss it by L√k·r, which has to fall to the
+    tolerance ε: those within √(2ε/λ) are left, in cubes of half-width ε/(L√k). So they miss it across a concave kink,
+    where cubes along the kink are left.
 
     Arguments:
         majorants: of f.
@@ -55,11 +59,25 @@ class Forecast:
         bend = sum(trouble.bend for trouble in troubles)
         lipschitz = sum(trouble.lipschitz for trouble in troubles)
         levels = max(4.0, math.log2(max(4.0 * majorants.steepness / weight, 1e-12) / math.sqrt(tolerance)))
-        cut = levels * ((1.0 + math.sqrt(k * (1.0 + bend / weight))) ** k + 2.0**k * math.sqrt(majorants.alternatives))
+        own = _OWN_BEND * math.sqrt(sum(trouble.typical_bend**2 for trouble in troubles))
+        cut = levels * (
+            (1.0 + math.sqrt(k * (1.0 + bend / (weight + own)))) ** k + 2.0**k * math.sqrt(majorants.alternatives)
+        )
         left = 1.5 * self._along(lipschitz, k, tolerance)
+        left += self._unresolved()
         for trouble in troubles:
             left += 0.125 * self._along(trouble.ridge, trouble.along, tolerance)
         return cut + left
+
+    def _unresolved(self) -> float:
+        """Cubes in which waves are not told apart: the sum of crests, all that is known there, is seldom reached."""
+        troubles = [trouble for trouble in self.majorants.troubles if trouble.crests > 0.0]
+        crests = sum(trouble.crests for trouble in troubles)
+        reached = 2.0 * math.sqrt(sum(trouble.typical_crests**2 for trouble in troubles))
+        if crests <= reached:
+            return 0.0
+        frequency = math.sqrt(sum(trouble.bend for trouble in troubles) / crests)
+        return (math.sqrt(2.0 * (crests - reached) / self.weight) * frequency) ** self.majorants.dimension
 
     def _along(self, lipschitz: float, dimension: int, tolerance: float) -> float:
         """Cubes left in so many dimensions, at all sizes down to the least."""

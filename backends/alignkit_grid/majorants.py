@@ -40,7 +40,13 @@ from alignkit.expressions.atoms.lipschitz import Clip, DistanceToPoints, Piecewi
 from alignkit.expressions.atoms.norms import Norm2
 from alignkit.expressions.atoms.order import LogSumExp
 from alignkit.expressions.splitting import Term, affine_over, split
-from alignkit_grid.curves import bounds_second_derivative, largest_second_derivative, largest_value, taylor_bend
+from alignkit_grid.curves import (
+    bounds_second_derivative,
+    is_wave,
+    largest_second_derivative,
+    largest_value,
+    taylor_bend,
+)
 
 __all__ = ["Majorant", "Majorants", "Trouble", "corner_signs", "majorants_of"]
 
@@ -106,13 +112,18 @@ class Trouble:
     """What makes the bounds of a summand loose, for forecasts.
 
     Arguments:
-        bend: by how much bounds may miss its Hessian.
+        bend: by how much bounds may miss its Hessian: the sum over its parts.
+        typical_bend: the root of the sum of squares.
+        crests, typical_crests: the same of the heights of waves.
         lipschitz: the Lipschitz constant where they rest on nothing else.
         ridge: by how much its slope falls across a concave kink.
         along: of how many dimensions the kink is.
     """
 
     bend: float = 0.0
+    typical_bend: float = 0.0
+    crests: float = 0.0
+    typical_crests: float = 0.0
     lipschitz: float = 0.0
     ridge: float = 0.0
     along: int = 0
@@ -238,7 +249,11 @@ class _SmoothCurves(_Curves):
     @property
     def trouble(self) -> Trouble:
         steep = np.abs(self.coefficients) * np.einsum("mk,mk->m", self.matrix, self.matrix)
-        return Trouble(bend=float(steep.sum()) * largest_second_derivative(self.atom))
+        steep *= largest_second_derivative(self.atom)
+        heights = np.abs(self.coefficients) if is_wave(self.atom) else np.zeros(1)
+        return Trouble(
+            float(steep.sum()), float(np.linalg.norm(steep)), float(heights.sum()), float(np.linalg.norm(heights))
+        )
 
     def _bounded(self, total: Majorant, arguments: Floats, reach: Floats, values: Floats) -> Floats:
         sign = np.where(self.coefficients > 0.0, 1.0, -1.0)
@@ -502,7 +517,7 @@ def _summands_of(term: Term, dimension: int) -> list[Summand]:
     if term.bends(-1):
         return [_Tangent(expression, _kink(term, steepness, dimension))]
     if term.bends(1):
-        return [_Vertices(expression, Trouble(bend=steepness))]
+        return [_Vertices(expression, Trouble(bend=steepness, typical_bend=steepness))]
     return [_LipschitzAlone(term, steepness)]
 
 

@@ -35,7 +35,9 @@ _ROUNDING = 64 * _EPS
 #: Blocks bounded at a time, so that temporaries stay in a cache.
 _SLAB = 4096
 #: Blocks that may be open at a time; a batch of rows beyond it is halved, a row beyond it is left unfinished.
-_MOST_OPEN = 2**19
+_MOST_OPEN = 2**17
+#: Cubes that may be visited for a row, which is left unfinished then.
+_MOST_VISITED = 2_000_000
 #: Blocks of the tree after which it is cleared between batches.
 _LARGEST_TREE = 2**19
 _DEEPEST = 200
@@ -110,6 +112,7 @@ class Search:
             self._improve(state, points, front)
             threshold = (state.objective + state.wanted(tolerance))[rows]
             keep = front.upper > threshold[:, None]
+            keep &= (state.evaluations < _MOST_VISITED)[rows][:, None]
             if not self._fits(keep, front):
                 if len(points) > 1:
                     middle = len(points) // 2

@@ -11,6 +11,7 @@ import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import NonFiniteError, ParameterError
 from alignkit.expressions import Parameter, Variable
+from alignkit_grid import search
 from alignkit_grid.forecast import MOST_EVALUATIONS
 from alignkit_grid.prox import GridProxSolver
 
@@ -107,9 +108,26 @@ class TestCertificates:
         solution = session.solve(points)
         assert not solution.unfinished[:4].any() and np.isfinite(solution.gap[:4]).all()
         assert solution.unfinished[4] and solution.gap[4] == np.inf and np.isfinite(solution.maximiser).all()
-        reached = objective(f, 1.0, solution.maximiser, points)[:4]
+        reached = objective(f, 1.0, solution.maximiser[:4], points[:4])
         reference = densest(f, 1.0, points[:3], 10_000)
         assert (reference <= reached[:3] + solution.gap[:3] + 1e-9 * np.abs(reached[:3])).all()
+
+    def test_a_row_that_takes_too_long_keeps_its_bound_and_is_listed(self, monkeypatch):
+        f, points = waves_and_points(2, 0), np.random.default_rng(3).standard_normal((5, 2))
+        finished = opened(f, 2, tolerance=1e-6).solve(points)
+        monkeypatch.setattr(search, "_MOST_VISITED", 200)
+        solution = opened(f, 2, tolerance=1e-6).solve(points)
+        assert solution.unfinished.all() and np.isfinite(solution.gap).all()
+        best, reached = (objective(f, 1.0, one.maximiser, points) for one in (finished, solution))
+        assert (best <= reached + solution.gap).all()
+
+    def test_rows_that_take_too_much_room_are_searched_for_apart(self, monkeypatch):
+        f, points = waves_and_points(3, 0), np.random.default_rng(3).standard_normal((6, 3))
+        together = opened(f, 3).solve(points)
+        monkeypatch.setattr(search, "_MOST_OPEN", 300)
+        apart = opened(f, 3).solve(points)
+        np.testing.assert_allclose(apart.maximiser, together.maximiser, atol=1e-12)
+        assert not apart.unfinished.any()
 
     def test_rows_that_are_no_points_have_no_bound(self):
         solution = opened(waves_and_points(2, 0), 2).solve(np.array([[np.nan, 0.0], [1.0, np.inf], [0.0, 1.0]]))
