@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
+from alignkit import registry
 from alignkit.base.law import checked_count
 from alignkit.certificates import KLCertificate, TransportCertificate
+from alignkit.compiler.layer import MapOfParameters
 from alignkit.compiler.plan import Plan
-from alignkit.errors import ParameterError, StaleFitError, Status
+from alignkit.errors import BackendUnavailableError, NotDifferentiableError, ParameterError, StaleFitError, Status
 from alignkit.estimates import Estimate
 from alignkit.expressions import Parameter
 from alignkit.noise import checked_seed
+from alignkit.registry import Manifest
 from alignkit.report.plots import Plots
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.fitted import FittedTilt
+from alignkit.transport.derivatives import Layers, TransportDerivative
 from alignkit.transport.fitted import FittedTransport
+from alignkit.transport.reduction import Transported, TransportMap
 
 __all__ = ["Aligned"]
 
@@ -99,13 +105,16 @@ class Aligned:
     ) -> Any:
         """Apply the optimal map T to your own data, under Wasserstein closeness.
 
-        Where a radius needed two maps a coin chooses between them for each row: row i has the coin of the fit's seed and
-        of i, so that the same rows in the same places move alike every time.
+        Where a radius needed two maps a coin chooses between them for each row: row i has the coin of the fit's seed
+        and of i, so that the same rows in the same places move alike every time.
+
+        Where x is a torch tensor that requires a gradient, torch can differentiate T(x) in x; `layer` is differentiated
+        in λ and parameters too, and in jax.
 
         Arguments:
             x: (n, *shape), numpy, torch or jax.
             on_error: "raise" refuses rows with a NaN or an infinity; "keep" returns them as they are.
-            out: where T(x) is written, an array like x, numpy or torch; x itself is fine.
+            out: where T(x) is written, an array like x, numpy or torch; x itself is fine. It has no derivative.
             return_details: also return what was achieved for each row.
             progress: as for `sample`.
 
@@ -128,7 +137,96 @@ class Aligned:
             )
         with progress_lines(progress) as report:
             moved = self.fitted.map.apply(x, report, on_error=on_error, out=out)
-            return moved if return_details else moved.y
+        if out is None and getattr(x, "requires_grad", False):
+            moved = replace(moved, y=self._attached(x, moved))
+        return moved if return_details else moved.y
+
+    def layer(self, engine: str, *, parameters: Sequence[Parameter] = (), weight: bool = False) -> Callable[..., Any]:
+        """The map T as a function of x, of parameters of the reward and of λ that an engine differentiates.
+
+        Arguments:
+            engine: "torch", for autograd, or "jax", for `jax.grad` and `jax.vjp`, under `jax.jit` too.
+            parameters: those whose values the function takes.
+            weight: whether it takes λ.
+
+        Returns:
+            a function of (x, *values of the parameters, λ), arrays of the engine, to T(x) at these values: x is
+            (n, *shape), a value has its parameter's shape, λ is a number. Parameters that are not named, and λ where it
+            is not taken, keep the values of this solution. It solves anew, and this solution does not change.
+
+        Raises:
+            ParameterError: under KL closeness, or a parameter is not one of the reward.
+            NotDifferentiableError: a coin chooses between two maps, within some radius.
+            BackendUnavailableError: the engine is not installed, or has no derivatives here.
+            StaleFitError: a parameter of the problem has changed since the fit.
+
+        A derivative that does not exist, as where two maximisers are as good or a kink is about to be left, raises
+        `NotDifferentiableError` when it is asked for.
+
+        Example:
+            >>> import alignkit as ak, torch
+            >>> x, target = ak.Variable(2), ak.Parameter(2, [1.0, 0.0])
+            >>> base = ak.base.Gaussian([0.0, 0.0], 1.0)
+            >>> problem = ak.Problem(-ak.sum_squares(x - target), base, ak.Wasserstein(weight=2.0))
+            >>> layer = problem.solve(seed=0).layer("torch", parameters=[target])
+            >>> value = torch.tensor([1.0, 0.0], requires_grad=True)
+            >>> layer(torch.zeros(1, 2), value).sum().backward()
+            >>> value.grad
+            tensor([0.5000, 0.5000])
+
+        Source: A. Agrawal et al., "Differentiable convex optimization layers", NeurIPS 2019.
+        """
+        self._check_fresh()
+        transport = self._transport()
+        named = tuple(parameters)
+        own = self.plan.diagnosis.reward.parameters()
+        strangers = [str(one) for one in named if not any(one is parameter for parameter in own)]
+        if strangers or len({id(one) for one in named}) < len(named):
+            raise ParameterError(
+                f"A layer takes parameters of the reward, each once, and {', '.join(strangers) or 'one'} is not so; "
+                f"the reward has {', '.join(map(str, own)) or 'none'}.",
+                ways_out=["weight=True makes λ an argument, whether it is a parameter or a number."],
+                expression=str(self.plan.diagnosis.reward),
+            )
+        layers: Layers = _layers(engine)
+        host = MapOfParameters(
+            self.plan,
+            transport.weight,
+            transport.cost,
+            parameters=named,
+            takes_weight=weight,
+            autodiff=layers.autodiff,
+        )
+        return layers.layer(host)
+
+    def _transport(self) -> TransportMap:
+        """The one map that moves every row."""
+        if not isinstance(self.fitted, FittedTransport):
+            raise ParameterError(
+                "A layer is a map of points, but this problem was solved under KL closeness, which has no map.",
+                ways_out=["Use ak.Wasserstein(weight=…)."],
+            )
+        if not isinstance(self.fitted.map, TransportMap):
+            raise NotDifferentiableError(
+                "Within this radius a coin chooses between two maps for each row, and there is no one derivative.",
+                ways_out=["ak.Wasserstein(weight=λ), where each row has one map."],
+                expression=str(self.plan.diagnosis.reward),
+            )
+        return self.fitted.map
+
+    def _attached(self, x: Any, moved: Transported) -> Any:
+        """T(x) with x as its origin, for torch."""
+        layers = _layers("torch")
+
+        def pull_back(rows: Any, y: Any, cotangent: Any) -> Any:
+            self._check_fresh()
+            transport = self._transport()
+            derivative = TransportDerivative(
+                transport.composition, self.plan.diagnosis.reward, transport.weight, layers.autodiff, transport.cost
+            )
+            return derivative.pull_back(rows, y, cotangent, gap=moved.gap, refused=moved.tied).x
+
+        return layers.attach(x, moved.y, pull_back)
 
     @property
     def log_partition(self) -> Estimate:
@@ -169,6 +267,23 @@ class Aligned:
 
     def __repr__(self) -> str:
         return f"Aligned({self.plan.route}, backend={self.plan.backend!r}, status={self.status.name})"
+
+
+def _layers(engine: str) -> Any:
+    """The first available backend's layers in an engine."""
+    for status in registry.installed_backends():
+        manifest = status.manifest
+        if manifest is not None and engine in manifest.engines and manifest.transport_layer:
+            return registry.require(status.name, "transport_layer")()
+    found = sorted({one for status in registry.installed_backends() for one in _engines_with_layers(status.manifest)})
+    raise BackendUnavailableError(
+        f"No backend has derivatives of transport maps in {engine!r}; there are some in {', '.join(found) or 'none'}.",
+        ways_out=['aligned.layer("torch").'],
+    )
+
+
+def _engines_with_layers(manifest: Manifest | None) -> tuple[str, ...]:
+    return manifest.engines[:1] if manifest is not None and manifest.transport_layer else ()
 
 
 def _as_kind(x: Any, like: Any) -> Any:

@@ -16,6 +16,7 @@ __all__ = [
     "InfeasibleError",
     "IntractableError",
     "NonFiniteError",
+    "NotDifferentiableError",
     "ParameterError",
     "ShapeError",
     "StaleFitError",
@@ -101,6 +102,16 @@ class InfeasibleError(AlignkitError):
 
 class UnboundedTransportError(AlignkitError):
     """The reward outgrows λ times the cost, so the transport map has no maximiser."""
+
+
+class NotDifferentiableError(AlignkitError):
+    """The transport map has no derivative where one is asked for; the message counts the rows by reason.
+
+    Attributes:
+        rows: their numbers.
+    """
+
+    rows: tuple[int, ...] = ()
 
 
 class BackendUnavailableError(AlignkitError, LookupError):

@@ -34,6 +34,7 @@ _CAPABILITIES = (
     "tilt_sampler",
     "prox_solver",
     "row_passes",
+    "transport_layer",
     "base_sampler",
     "lowering",
     "base_laws",
@@ -57,6 +58,7 @@ class Manifest:
         tilt_sampler: path of a class that implements `alignkit.contracts.TiltSampler`.
         prox_solver: path of a class that implements `alignkit.contracts.ProxSolver`.
         row_passes: path of a class that implements `alignkit.contracts.RowPasses`.
+        transport_layer: path of a class that implements `alignkit.transport.derivatives.Layers`.
         base_sampler: path of a function `(law, n, *, seed, progress) → (n, *shape)` that draws from a law known by its
             denoiser.
         lowering: path of a table from atoms to the engine's own expressions.
@@ -76,6 +78,7 @@ class Manifest:
     tilt_sampler: str | None = None
     prox_solver: str | None = None
     row_passes: str | None = None
+    transport_layer: str | None = None
     base_sampler: str | None = None
     lowering: str | None = None
     base_laws: Mapping[str, str] = field(default_factory=dict)

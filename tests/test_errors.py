@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import alignkit as ak
 from alignkit import errors
@@ -54,6 +55,16 @@ def stale() -> Any:
     aligned = solve(-ak.abs(X[0, 0] - target), ak.Wasserstein(weight=1.0))
     target.value = 2.0
     return aligned.sample(3, seed=0)
+
+
+def at_a_switch() -> Any:
+    x = torch.full((1, 4, 4), 0.5, dtype=torch.float64, requires_grad=True)
+    return solve(-ak.norm1(X), ak.Wasserstein(weight=2.0)).transport(x).sum().backward()
+
+
+def beside_a_switch() -> Any:
+    x = torch.full((1, 4, 4), 0.6, dtype=torch.float64, requires_grad=True)
+    return solve(-ak.norm1(X), ak.Wasserstein(weight=2.0)).transport(x).sum().backward()
 
 
 CASES = {
@@ -167,6 +178,14 @@ CASES = {
         "torch",
         "backend='auto'",
         lambda: ak.Problem(-ak.norm2(B @ ak.vec(X)), NORMAL, ak.Wasserstein(weight=1.0)).compile(backend="auto"),
+    ),
+    "no derivative": Case(
+        errors.NotDifferentiableError,
+        at_a_switch,
+        "norm1(x)",
+        "is at a kink",
+        "Leave these rows out",
+        beside_a_switch,
     ),
     "stale fit": Case(errors.StaleFitError, stale, "abs(x[0, 0] - target)", "target changed", "problem.solve", None),
 }

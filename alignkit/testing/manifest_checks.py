@@ -25,6 +25,7 @@ _CLASSES = {
     "tilt_sampler": ("bid", "open"),
     "prox_solver": ("bid", "open"),
     "row_passes": ("read", "write"),
+    "transport_layer": ("layer",),
 }
 _FUNCTIONS = ("base_sampler", "importer", "cost_importer", "sample_distance")
 _SECONDS = 120

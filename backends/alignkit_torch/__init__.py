@@ -1,4 +1,4 @@
-"""The torch backend: tilt sampler, closed-form proximal maps, and the shipped digits model."""
+"""The torch backend: tilt sampler, closed-form proximal maps, their derivatives, and the shipped digits model."""
 
 from alignkit.registry import Manifest
 
@@ -8,6 +8,7 @@ manifest = Manifest(
     install="pip install torch safetensors",
     tilt_sampler="alignkit_torch.tilt_sampler:TorchTiltSampler",
     prox_solver="alignkit_torch.prox:TorchProxSolver",
+    transport_layer="alignkit_torch.layer:TorchLayers",
     base_sampler="alignkit_torch.tilt_session:sample_base",
     base_laws={"digits": "alignkit_torch.digits:digits"},
 )

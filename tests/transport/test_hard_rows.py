@@ -863,8 +863,8 @@ def test_any_precision(shaped, dtype, unit):
     tracked = x.clone().requires_grad_()
     for given in (x, tracked):
         found = aligned.transport(given)
-        assert found.dtype == dtype and not found.requires_grad
-        np.testing.assert_allclose(found.double().numpy(), expected, atol=allowed)
+        assert found.dtype == dtype and found.requires_grad == given.requires_grad
+        np.testing.assert_allclose(found.detach().double().numpy(), expected, atol=allowed)
     assert tracked.grad is None and torch.equal(tracked.detach(), x)
     out = torch.empty_like(x)
     assert aligned.transport(x, out=out) is out and torch.equal(out, aligned.transport(x))
