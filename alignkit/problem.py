@@ -48,7 +48,7 @@ from alignkit.tilting.heuristic import fit_heuristic
 from alignkit.tilting.law_fit import fit_law
 from alignkit.transport.family import MapFamily
 from alignkit.transport.fitted import FittedTransport
-from alignkit.transport.within_radius import fit_within_radius
+from alignkit.transport.within_radius import draws_wanted, fit_within_radius
 
 __all__ = ["KL", "Problem", "Wasserstein"]
 
@@ -397,9 +397,11 @@ class Problem:
         assert isinstance(self.closeness, Wasserstein)
         radius, weight = self.closeness.present_radius, plan.diagnosis.weight
         if radius is not None:
+            rows = draws_wanted(self.base, 0.0 if plan.bid is None else plan.bid.seconds)
             return fit_within_radius(
-                self.base, maps, self.reward, radius, plan.guarantee, start=weight, seed=seed, progress=progress
-            )
+                self.base, maps, self.reward, radius, plan.guarantee,
+                rows=rows, start=weight, seed=seed, progress=progress,
+            )  # fmt: skip
         fitted = FittedTransport(self.base, maps.at(weight))
         certificate = fitted.certify(self.reward, plan.guarantee, seed=seed, progress=progress)
         finished = certificate.rows_unfinished == 0 and certificate.gap_max <= plan.tolerance

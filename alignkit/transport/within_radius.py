@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from alignkit.base.law import BaseLaw
+from alignkit.base.law import BaseLaw, ExactLaw
 from alignkit.certificates import RadiusCertificate, TransportCertificate
 from alignkit.contracts import Floats, Progress
 from alignkit.errors import Status, UnboundedTransportError
@@ -20,15 +20,35 @@ from alignkit.transport.radius import Moved, RadiusOutcome, WeightSearch, search
 from alignkit.transport.randomised import RandomisedMap
 from alignkit.transport.reduction import Transported, TransportMap
 
-__all__ = ["ROWS", "fit_within_radius"]
+__all__ = ["draws_wanted", "fit_within_radius"]
 
-#: Draws that stand for p while λ is sought, and of how many entries at most (64 MB of float32).
-ROWS = 4096
+#: Draws that stand for p while λ is sought, and where 10,000 of them are moved in so few seconds.
+_ROWS, _ROWS_FREE, _FREE = 4096, 16384, 0.1
+#: Of how many entries at most (64 MB of float32), but so many draws at least.
 _ENTRIES, _FEWEST_ROWS = 2**24, 256
 #: The relative duality gap that a solve still calls solved.
 _GAP = 1e-3
 #: The share of its gain for which the search looks at no smaller λ, as a part of the gap wanted of rows, and at least.
 _NEGLIGIBLE_PART, _NEGLIGIBLE = 1e-2, 1e-7
+
+
+def draws_wanted(base: BaseLaw, seconds: float) -> int:
+    """How many draws should stand for p while λ is sought.
+
+    Arguments:
+        base: the base law p.
+        seconds: the time that 10,000 rows are predicted to take.
+
+    Returns:
+        the number; the mean cost over all of p is off by its standard error over so many.
+
+    Example:
+        >>> from alignkit.base import Gaussian
+        >>> draws_wanted(Gaussian([0.0], 1.0), 0.01), draws_wanted(Gaussian([0.0], 1.0), 1.0)
+        (16384, 4096)
+    """
+    count = _ROWS_FREE if isinstance(base, ExactLaw) and seconds <= _FREE else _ROWS
+    return min(count, max(_FEWEST_ROWS, _ENTRIES // max(1, base.ambient)))
 
 
 def fit_within_radius(
@@ -38,6 +58,7 @@ def fit_within_radius(
     radius: float,
     guarantee: str,
     *,
+    rows: int,
     start: float,
     seed: int,
     progress: Progress = None,
@@ -50,6 +71,7 @@ def fit_within_radius(
         reward: r, as the user wrote it.
         radius: ρ > 0, in units of cost.
         guarantee: what is promised of every map, with its source.
+        rows: how many draws stand for p while λ is sought.
         start: a λ to start from where the spread of r over the draws says nothing.
         seed: fixes every draw of the fit, and the coins of `transport`.
         progress: told how far it is.
@@ -60,8 +82,7 @@ def fit_within_radius(
     Raises:
         InfeasibleError, UnboundedTransportError, BackendRefusedError: as for `search_weight`.
     """
-    count = min(ROWS, max(_FEWEST_ROWS, _ENTRIES // max(1, family.composition.ambient)))
-    x = base.sample(count, seed=fold_seed(seed, "draws for the radius"), progress=progress)
+    x = base.sample(rows, seed=fold_seed(seed, "draws for the radius"), progress=progress)
     before = scores(reward, x)
     spread = float(np.std(before[np.isfinite(before)])) if np.isfinite(before).any() else 0.0
 

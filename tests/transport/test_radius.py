@@ -24,7 +24,7 @@ from alignkit.transport.family import MapFamily
 from alignkit.transport.radius import Moved, RadiusOutcome, search_weight
 from alignkit.transport.randomised import RandomisedMap
 from alignkit.transport.reduction import reduce_transport
-from alignkit.transport.within_radius import ROWS, fit_within_radius
+from alignkit.transport.within_radius import fit_within_radius
 
 D = 4
 X, SCALAR = ak.Variable((D,)), ak.Variable((1,))
@@ -41,7 +41,7 @@ def solve(reward, base=GAUSSIAN, **closeness):
 @pytest.fixture
 def few_rows(monkeypatch):
     """As many as go through a few points in turn."""
-    monkeypatch.setattr("alignkit.transport.within_radius.ROWS", 128)
+    monkeypatch.setattr("alignkit.problem.draws_wanted", lambda base, seconds: 128)
 
 
 class TestSearch:
@@ -224,7 +224,7 @@ class TestEnds:
         expected = 1 / math.sqrt(2 * math.pi)
         assert abs(found.transport_cost.value - expected) <= 4 * found.transport_cost.standard_error + 1e-3
 
-    def test_draws_where_the_reward_is_infinite_have_to_move_that_far(self, few_rows):
+    def test_draws_where_the_reward_is_infinite_have_to_move_that_far(self):
         """log y: a draw at −½ has to reach the positive numbers, at E[c] = ⅛ of the mesh that begins at 0."""
         with pytest.raises(InfeasibleError, match=r"0\.1"):
             fit(ak.log(SCALAR[0]), Repeated([-0.5]), 0.1, ak.costs.SquaredEuclidean())
@@ -390,12 +390,12 @@ REWARDS = {"two wells": WELLS, "sin": ak.sin(3 * SCALAR[0]) + 0.3 * SCALAR[0], "
 POINTS = {"one point": [0.0], "four points": [-2.0, 0.0, 0.5, 1.0]}
 
 
-def fit(reward, base, radius, cost, *, mesh=MESH, least=0.0):
+def fit(reward, base, radius, cost, *, mesh=MESH, least=0.0, rows=128):
     composition = compose(reward)
     solver = Exhaustive(mesh, least)
     request = reduce_transport(composition, 100.0, cost=cost, rows=10, tolerance=1e-6)
     family = MapFamily(composition, cost, request, solver)
-    return *fit_within_radius(base, family, reward, radius, "for this test", start=1.0, seed=0), solver
+    return *fit_within_radius(base, family, reward, radius, "for this test", rows=rows, start=1.0, seed=0), solver
 
 
 def best_plan(reward, points, radius, cost):
@@ -413,7 +413,7 @@ def best_plan(reward, points, radius, cost):
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("cost", [ak.costs.SquaredEuclidean(), ak.costs.Euclidean()], ids=["squared", "distance"])
 @pytest.mark.parametrize("radius", [0.0512, 0.4123, 1.3077])
-def test_no_plan_is_better_than_the_randomised_map(points, reward, cost, radius, few_rows):
+def test_no_plan_is_better_than_the_randomised_map(points, reward, cost, radius):
     certificate, status, fitted, solver = fit(REWARDS[reward], Repeated(POINTS[points]), radius, cost)
     best, dual = best_plan(REWARDS[reward], POINTS[points], radius, cost)
     assert status is Status.SOLVED
@@ -431,11 +431,11 @@ def test_no_plan_is_better_than_the_randomised_map(points, reward, cost, radius,
 
 def test_rows_that_jump_one_by_one_need_no_coin():
     """sin from N(0, 1): each draw crosses to the next crest at a λ of its own, a 4,096th of them at a time."""
-    certificate, status, fitted, _ = fit(REWARDS["sin"], NORMAL, 0.3, ak.costs.SquaredEuclidean())
+    certificate, status, fitted, _ = fit(REWARDS["sin"], NORMAL, 0.3, ak.costs.SquaredEuclidean(), rows=4096)
     assert status is Status.SOLVED and not isinstance(fitted.map, RandomisedMap)
     assert certificate.transport_cost.value == pytest.approx(0.3, rel=1e-3)
     assert abs(certificate.radius.gap) <= 1e-3
-    assert f"{ROWS} base draws" in certificate.details["rows"]
+    assert "4096 base draws" in certificate.details["rows"]
 
 
 def test_a_weight_that_the_backend_refuses_is_an_error_where_the_radius_asks_for_it():
@@ -490,6 +490,14 @@ class TestProblem:
         priced = solve(-ak.norm1(X), weight=within.certificate.weight)
         rows = GAUSSIAN.sample(20, seed=5)
         np.testing.assert_allclose(within.transport(rows), priced.transport(rows), atol=1e-9)
+
+    def test_fresh_draws_cost_as_much_up_to_the_standard_error(self):
+        aligned = solve(-ak.norm1(X), radius=0.3)
+        assert "16384 base draws" in aligned.certificate.details["rows"]
+        before, after = aligned.sample(50_000, seed=3, return_base=True)
+        cost = 0.5 * ((after - before) ** 2).sum(axis=1)
+        error = math.hypot(cost.std() / math.sqrt(50_000), aligned.certificate.transport_cost.standard_error)
+        assert abs(cost.mean() - 0.3) <= 4 * error <= 0.01
 
     def test_rows_of_a_search_leave_room_for_the_gap_of_the_weight(self):
         problem = ak.Problem(ak.sin(X[0]), GAUSSIAN, ak.Wasserstein(radius=0.3))
