@@ -9,6 +9,7 @@ manifest = Manifest(
     engines=("jax", "ott"),
     install="pip install 'alignkit[ott]'",
     prox_solver="alignkit_ott.prox:OttProxSolver",
+    transport_layer="alignkit_ott.layer:JaxLayers",
     cost_importer="alignkit_ott.importer:from_ott",
     sample_distance="alignkit_ott.distances:wasserstein_distance",
 )
