@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from alignkit.contracts import Composition, Floats
 from alignkit.errors import NotDifferentiableError
 from alignkit.expressions import Expression, Parameter
+from alignkit.expressions.arrays import is_operator
 from alignkit.expressions.atom import Atom
 from alignkit.expressions.expression import topological
 from alignkit.expressions.operators import LinearMap
@@ -51,6 +52,8 @@ _LARGEST = 2048
 _ENTRIES = 2**23
 #: Distances to where an atom is not twice differentiable, relative to its arguments, below which a row is refused.
 _BENT = 1e-7
+#: Agreement of cotangents of parameters that ought to be the same.
+_SAME = 1e-6
 #: How far the maximiser may be where the solver gave no bound, in units of 1 + ‖u‖.
 _UNBOUNDED_REACH = 1e-3
 
@@ -174,10 +177,12 @@ class TransportDerivative:
                 ways_out=["A reward of fewer rows, r(x) = f(Ax) + ⟨g, x⟩."],
                 expression=str(self.reward),
             )
-        operator = next((node for node in topological(self.reward) if isinstance(node, LinearMap)), None)
-        if self.parameters and operator is not None:
+        source = self._source
+        held = [] if source is None else [node for node in topological(source) if isinstance(node, LinearMap)]
+        operator = next((node for node in held if is_operator(node.matrix)), None)
+        if operator is not None:
             raise NotDifferentiableError(
-                f"{operator} is a linear_map, which engines do not differentiate twice.",
+                f"{operator} is a linear_map of an operator, which engines do not differentiate twice.",
                 ways_out=["A dense or sparse matrix in its place: B @ vec(x)."],
                 expression=str(self.reward),
             )
@@ -186,11 +191,14 @@ class TransportDerivative:
     def _frame(self) -> Frame:
         return frame(self.composition, self.weight, self.cost)
 
+    @property
+    def _source(self) -> Expression | None:
+        """f, or r where parameters of it move; None where there is nothing but a shift."""
+        return self.reward if self.parameters else self._frame.lift.nonlinear
+
     @cached_property
     def _kinks(self) -> Kinks | None:
-        """The parts of f, or of r where parameters of it move."""
-        source = self.reward if self.parameters else self._frame.lift.nonlinear
-        return None if source is None else kinks_of(source)
+        return None if self._source is None else kinks_of(self._source)
 
     def pull_back(
         self,
@@ -259,8 +267,37 @@ class TransportDerivative:
             return None, reasons
         solution, changes = _solve(program, found, within.pulled(cotangent))
         spread = within.spread(self.autodiff, found.maximiser, cotangent, solution)
-        bars = self._of_parameters(kinks, points, spread.s, found.multipliers, changes) if self.parameters else ()
+        if not self.parameters:
+            return Pulled(spread.x, spread.weight), {}
+        split = self._splitting(program, kinks, found, points, spread.s)
+        if split:
+            return None, dict.fromkeys(split, _SPLITTING)
+        bars = self._of_parameters(kinks, points, spread.s, found.multipliers, changes)
         return Pulled(spread.x, spread.weight, bars), {}
+
+    def _splitting(self, program: Program, kinks: Kinks, found: Settled, points: Floats, s: Floats) -> list[int]:
+        """Rows whose active pieces depend on each other at the present parameters, but not at others nearby.
+
+        Their multipliers are unique up to some vectors; where the pieces stay dependent these make no difference to p̄.
+        """
+        split = []
+        for row in range(len(points)):
+            here = surface(program, found.active[row])
+            if here.rank == len(here.pieces):
+                continue
+            drawn = np.random.default_rng(0).normal(size=(2, len(here.pieces)))
+            free = [one - here.multipliers(here.differences.T @ one) for one in drawn]
+            shares, changes = (here.shares(program, one)[None] for one in free)
+            one = slice(row, row + 1)
+            kept = found.multipliers[one]
+            first = self._of_parameters(kinks, points[one], s[one], kept, np.zeros_like(kept))
+            other = self._of_parameters(kinks, points[one], s[one], kept + shares, changes)
+            if any(
+                np.abs(new - old).max() > _SAME * (1.0 + np.abs(old).max())
+                for new, old in zip(other, first, strict=True)
+            ):
+                split.append(row)
+        return split
 
     def _reasons(self, kinks: Kinks, found: Settled, points: Floats, given: Floats, reach: Floats) -> dict[int, str]:
         """Why rows have no derivative, by their numbers."""
@@ -322,6 +359,7 @@ class TransportDerivative:
         )
 
 
+_SPLITTING = "the pieces that meet there do not meet any more when a parameter moves"
 _LOST = "it holds a NaN or an infinity"
 _TIED = "another point is as good, so that the maximiser is not unique"
 
@@ -335,10 +373,7 @@ def _solve(program: Program, found: Settled, right: Floats) -> tuple[Floats, Flo
     for row, (curvature, wanted) in enumerate(zip(found.curvature, right, strict=True)):
         here = surface(program, found.active[row])
         solution[row] = here.along(curvature, wanted)
-        forces = here.multipliers(wanted - curvature @ solution[row])
-        moved = forces / program.weights[program.groups[here.pieces]]
-        changes[row, here.pieces] = moved
-        np.add.at(changes[row], here.bases, -moved)
+        changes[row] = here.shares(program, here.multipliers(wanted - curvature @ solution[row]))
     return solution, changes
 
 

@@ -109,6 +109,13 @@ class Surface:
             found[self.order[: self.rank]] = solve_triangular(self.triangle, self.span.T @ right)
         return found
 
+    def shares(self, program: Program, forces: Floats) -> Floats:
+        """Changes of the multipliers π, (pieces of the program,), from changes of ν: those of a group add up to 0."""
+        moved = np.zeros(program.slopes.shape[0])
+        moved[self.pieces] = forces / program.weights[program.groups[self.pieces]]
+        np.add.at(moved, self.bases, -moved[self.pieces])
+        return moved
+
     def towards(self, values: Floats) -> Floats:
         """The least step s with Cs = values."""
         from scipy.linalg import solve_triangular
@@ -306,11 +313,8 @@ class _State:
 
     def _share(self, program: Program, row: int, here: Surface, base: NDArray[np.int64], forces: Floats) -> None:
         """π from the multipliers ν of the differences."""
-        shares = np.zeros(program.slopes.shape[0])
-        shares[here.pieces] = forces / program.weights[program.groups[here.pieces]]
-        taken = np.zeros(len(program.weights))
-        np.add.at(taken, program.groups[here.pieces], shares[here.pieces])
-        shares[base] = 1.0 - taken
+        shares = here.shares(program, forces)
+        shares[base] += 1.0
         self.multipliers[row] = shares
 
     def _lowest(self, program: Program, row: int, falling: Booleans) -> Booleans:

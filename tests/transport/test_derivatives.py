@@ -215,6 +215,16 @@ def test_pieces_that_are_written_twice_share_their_multiplier():
     np.testing.assert_allclose(found.x, [[0.0, 1.0]], atol=1e-12)
 
 
+def test_a_function_of_the_users_own():
+    x = ak.Variable(D)
+    reward = ak.lipschitz(lambda z: torch.cos(z[:, 0]), 1.0, (ROWS[:1] / np.linalg.norm(ROWS[0])) @ x)
+    made, same = derivative(reward, 2.0), derivative(ak.cos((ROWS[0] / np.linalg.norm(ROWS[0])) @ x), 2.0)
+    y = X.copy()
+    for _ in range(200):
+        y = X + ak.cos((ROWS[0] / np.linalg.norm(ROWS[0])) @ x).gradient(y) / 2.0
+    np.testing.assert_allclose(made.pull_back(X, y, COTANGENT).x, same.pull_back(X, y, COTANGENT).x, atol=1e-10)
+
+
 def refused(reward, weight, x, y, match, **options):
     x, y = np.atleast_2d(np.asarray(x, dtype=float)), np.atleast_2d(np.asarray(y, dtype=float))
     with pytest.raises(NotDifferentiableError, match=match) as caught:
@@ -254,13 +264,11 @@ class TestRefusals:
         refused(ak.sum(ak.abs(self.x)), 1.0, [0.0, 2.0], [0.0, 3.0], "abs.x. is at a kink|far from a stationary")
 
     def test_rows_that_a_search_found_tied(self):
-        error = None
         with pytest.raises(NotDifferentiableError, match="row 0: another point is as good") as caught:
             derivative(ak.sin(self.x[0]), 1.0).pull_back(
                 np.zeros((2, 2)), np.zeros((2, 2)), np.ones((2, 2)), refused=np.array([True, False])
             )
-        error = caught.value
-        assert error.rows[0] == 0
+        assert caught.value.rows[0] == 0
 
     def test_symmetric_wells(self):
         # The maximisers of cos(3y) − ½·0.1·(y − π/3)² lie near 0 and 2π/3.
@@ -282,6 +290,22 @@ class TestRefusals:
         for cost in (ak.costs.L1(), ak.costs.ElasticNet(1.0), ak.costs.Euclidean()):
             error = refused(-ak.norm1(self.x), 2.0, [1.0, 1.0], [1.0, 1.0], "is not smooth", cost=cost)
             assert "SquaredEuclidean" in error.ways_out[0]
+
+    def test_pieces_that_part_when_a_parameter_moves(self):
+        # Both kinks hold y₀ at 0; which of them does so when p moves depends on its sign.
+        p, q = ak.Parameter((), 0.0, name="p"), ak.Parameter((), 0.0, name="q")
+        x, y = [0.1, 3.0], [0.0, 2.0]
+        refused(-ak.norm1(self.x) - ak.abs(self.x[0] - p), 1.0, x, y, "do not meet any more", parameters=[p])
+        # Two kinks that move alike stay together.
+        reward = -ak.norm1(ak.stack([self.x[0] - q, self.x[1]])) - ak.abs(self.x[0] - q)
+        found = derivative(reward, 1.0, parameters=[q]).pull_back(np.array([x]), np.array([y]), np.array([[5.0, 7.0]]))
+        assert found.parameters[0] == pytest.approx(5.0, abs=1e-10)
+        np.testing.assert_allclose(found.x, [[0.0, 7.0]], atol=1e-10)
+
+    def test_an_operator_in_full_dimension(self):
+        inside = ak.linear_map(sparse.linalg.aslinearoperator(sparse.eye_array(300, format="csr")), ak.Variable(300))
+        with pytest.raises(NotDifferentiableError, match="linear_map of an operator"):
+            derivative(-ak.sum_squares(inside), 1.0)
 
     def test_parameters_beside_an_operator(self):
         t = ak.Parameter(2, [0.0, 0.0])
