@@ -1,4 +1,4 @@
-"""The Pyomo backend: algebraic expressions for solvers of global and integer programs."""
+"""The Pyomo backend: algebraic expressions for solvers of global and integer programs, and proximal maps by them."""
 
 from alignkit.registry import Manifest
 
@@ -8,5 +8,6 @@ manifest = Manifest(
     name="pyomo",
     engines=("pyomo",),
     install="pip install 'alignkit[pyomo]'",
+    prox_solver="alignkit_pyomo.prox:PyomoProxSolver",
     lowering="alignkit_pyomo.lowering:LOWERINGS",
 )

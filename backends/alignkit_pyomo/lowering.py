@@ -33,7 +33,7 @@ from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norm
 from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import LinearForm, linear_form
 
-__all__ = ["LOWERINGS", "REFUSED", "Algebra", "Lowering", "lower"]
+__all__ = ["LOWERINGS", "REFUSED", "Algebra", "Lowering", "lower", "materialised"]
 
 #: Most entries whose maximum is written without auxiliary variables: its length grows with their square.
 LARGEST_UNNAMED = 64
@@ -233,7 +233,7 @@ def _combined(form: LinearForm, lowered: dict[int, list[Any]], algebra: Algebra,
             for row, entry in zip(rows, entries, strict=True):
                 row.append(entry)
             continue
-        table = sparse.csr_array(_materialised(matrix, expression))
+        table = sparse.csr_array(materialised(matrix, expression))
         for number, row in enumerate(rows):
             for place in range(table.indptr[number], table.indptr[number + 1]):
                 weight, entry = float(table.data[place]), entries[table.indices[place]]
@@ -241,7 +241,16 @@ def _combined(form: LinearForm, lowered: dict[int, list[Any]], algebra: Algebra,
     return [row[0] if len(row) == 1 else algebra.total(row) for row in rows]
 
 
-def _materialised(matrix: Any, expression: Expression) -> Any:
+def materialised(matrix: Any, expression: Expression) -> Any:
+    """A matrix as an array, dense or sparse.
+
+    Arguments:
+        matrix: an array or an operator.
+        expression: what it comes from, for the message.
+
+    Raises:
+        BackendRefusedError: an operator is too large to write out.
+    """
     if not is_operator(matrix):
         return matrix
     if math.prod(matrix.shape) > LARGEST_DENSE:
