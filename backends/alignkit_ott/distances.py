@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from ott.geometry import costs, pointcloud
 from ott.tools import sinkhorn_divergence
 
@@ -50,22 +51,26 @@ def wasserstein_distance(x: Floats, y: Floats, *, epsilon: float | None = None) 
     smoothing = _EPSILON * mean_square if epsilon is None else epsilon
     in_parts = len(x) * len(y) > _LARGEST_TABLE
     with float64_on():
-        divergence, found = _divergence(x, y, smoothing, _PART if in_parts else None)
-    if not (all(bool(part) for part in found.converged) and math.isfinite(float(divergence))):
+        found, is_converged = _divergence(x, y, smoothing, part=_PART if in_parts else None)
+        divergence = float(found)
+    if not (is_converged and math.isfinite(divergence)):
         raise NonFiniteError(
             f"Sinkhorn's iterations did not converge within {_MOST_ITERATIONS} at ε = {smoothing:.3g}.",
             ways_out=[f"A larger ε: epsilon={10 * smoothing:.3g}.", "Fewer rows."],
         )
-    return math.sqrt(max(float(divergence), 0.0))
+    return math.sqrt(max(divergence, 0.0))
 
 
-def _divergence(x: Any, y: Any, epsilon: float, part: int | None) -> tuple[Any, Any]:
-    return sinkhorn_divergence.sinkhorn_divergence(
+@functools.partial(jax.jit, static_argnames="part")
+def _divergence(x: Any, y: Any, epsilon: Any, *, part: int | None) -> tuple[Any, Any]:
+    """S_ε and whether all its parts converged; costs are kept, or computed so many rows at a time."""
+    divergence, found = sinkhorn_divergence.sinkhorn_divergence(
         pointcloud.PointCloud,
-        jax.numpy.asarray(np.asarray(x, dtype=np.float64)),
-        jax.numpy.asarray(np.asarray(y, dtype=np.float64)),
+        x,
+        y,
         cost_fn=costs.SqEuclidean(),
         epsilon=epsilon,
         batch_size=part,
         solve_kwargs={"threshold": _THRESHOLD, "max_iterations": _MOST_ITERATIONS},
     )
+    return divergence, jnp.all(jnp.asarray(found.converged))
