@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -38,6 +39,8 @@ _SECONDS_PER_CUBE, _SECONDS_PER_LOOKUP, _SECONDS_PER_SEARCH, _SECONDS_TO_OPEN = 
 #: The share of rows that a table leaves to the search, and the width of the law of v, in units of 1, by which its nodes
 #: are forecast.
 _LEFT, _WIDTH = {1: 1e-4, 2: 0.025}, 8.0
+#: Batches of the size expected after which a table has to have paid.
+_MOST_BATCHES = 10.0
 
 _PIYAVSKII = Citation(
     key="piyavskii1972",
@@ -117,11 +120,12 @@ class _Offer:
 
     @property
     def has_table(self) -> bool:
-        """Whether enough rows are expected for nodes between them to be worth solving."""
-        k = self.problem.dimension
-        if k > _LARGEST_TABLE_DIMENSION:
+        """Whether enough rows are expected, in this batch and in those to come, for nodes to be worth solving."""
+        problem = self.problem
+        if problem.dimension > _LARGEST_TABLE_DIMENSION:
             return False
-        return self.problem.rows >= spacings(k, self.problem.weight, self.problem.tolerance)[0] ** -k
+        rows_wanted = spacings(problem.dimension, problem.weight, problem.tolerance)[0] ** -problem.dimension
+        return problem.rows >= rows_wanted and self._seconds_by_table <= _MOST_BATCHES * self._seconds_by_search
 
     @property
     def method(self) -> str:
@@ -133,23 +137,35 @@ class _Offer:
     @property
     def seconds(self) -> float:
         """Predicted for the rows expected."""
-        rows, k, forecast = self.problem.rows, self.problem.dimension, self.forecast
-        search = forecast.evaluations * _SECONDS_PER_CUBE
-        if not self.has_table:
-            return _SECONDS_TO_OPEN + _SECONDS_PER_SEARCH * self._searches(rows) + rows * search
+        return _SECONDS_TO_OPEN + (self._seconds_by_table if self.has_table else self._seconds_by_search)
+
+    @property
+    def _seconds_by_search(self) -> float:
+        rows = self.problem.rows
+        calls = math.ceil(rows / self.searched)
+        return calls * _SECONDS_PER_SEARCH + rows * self.forecast.evaluations * _SECONDS_PER_CUBE
+
+    @cached_property
+    def _seconds_by_table(self) -> float:
+        """Infinite where nodes would take too much work; k is 1 or 2."""
+        rows, k = self.problem.rows, self.problem.dimension
+        nodes = replace(self.forecast, tolerance=NODE_SHARE * self.forecast.tolerance).evaluations
+        if nodes > MOST_EVALUATIONS:
+            return math.inf
         spacing = spacings(k, self.problem.weight, self.problem.tolerance)[0]
-        nodes = min(2.0**k * rows, (_WIDTH / spacing) ** k)
-        node = replace(forecast, tolerance=NODE_SHARE * forecast.tolerance).evaluations * _SECONDS_PER_CUBE
-        return _SECONDS_TO_OPEN + nodes * node + rows * (_SECONDS_PER_LOOKUP + _LEFT[k] * search)
+        count = min(2.0**k * rows, (_WIDTH / spacing) ** k)
+        left = _LEFT[k] * self.forecast.evaluations
+        return (
+            _SECONDS_PER_SEARCH
+            + count * nodes * _SECONDS_PER_CUBE
+            + rows * (_SECONDS_PER_LOOKUP + left * _SECONDS_PER_CUBE)
+        )
 
     @property
     def searched(self) -> int:
         """Rows searched for together."""
         fitting = int(_SEARCH_CUBES / max(1.0, self.forecast.evaluations))
         return min(max(fitting, _LEAST_SEARCHED), _MOST_SEARCHED)
-
-    def _searches(self, rows: int) -> int:
-        return math.ceil(rows / self.searched)
 
 
 def _offer(problem: ProxProblem) -> _Offer | str:

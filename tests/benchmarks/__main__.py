@@ -14,6 +14,7 @@ BENCHMARKS = (
     "compile",
     "transport",
     "prox",
+    "search",
     "mixture",
     "cover",
     "kl_exact",
