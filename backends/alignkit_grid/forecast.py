@@ -34,7 +34,7 @@ class Forecast:
     Example:
         >>> from alignkit.expressions import Variable, sin
         >>> from alignkit_grid.majorants import majorants_of
-        >>> 50 < Forecast(majorants_of(sin(3.0 * Variable(1)[0])), 1.0, 1e-3).evaluations < 200
+        >>> 20 < Forecast(majorants_of(sin(3.0 * Variable(1)[0])), 1.0, 1e-3).evaluations < 200
         True
     """
 

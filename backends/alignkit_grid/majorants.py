@@ -475,13 +475,22 @@ def majorants_of(nonlinear: Expression) -> Majorants:
     Arguments:
         nonlinear: f, a scalar expression of one variable of shape (k,), finite everywhere, with a finite Lipschitz
             constant.
+
+    Raises:
+        ValueError: f has quadratic summands.
+
+    Example:
+        >>> from alignkit.expressions import Variable, sin
+        >>> bound = majorants_of(sin(Variable(1)[0])).on_cubes(np.zeros((1, 1)), 0.5, np.zeros(1, dtype=np.int64))
+        >>> float(bound.slope[0, 0]), bool(bound.hessian[0, 0, 0] < 0.25)
+        (1.0, True)
     """
     parts = split(nonlinear)
     dimension = parts.dimension
     summands: list[Summand] = [_Affine(parts.vector, parts.constant)]
     nearest: list[_Nearest] = []
-    for curved in parts.curved:
-        raise ValueError(f"{curved.atom} has no Lipschitz constant.")
+    if parts.curved:
+        raise ValueError(f"{parts.curved[0].atom} has no Lipschitz constant.")
     for term in parts.terms:
         one = _nearest_of(term, dimension)
         if one is not None and math.prod(len(other.points) for other in (*nearest, one)) <= _MOST_ALTERNATIVES:

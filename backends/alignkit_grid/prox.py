@@ -22,6 +22,7 @@ from alignkit.contracts import (
 )
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.poles import is_defined_everywhere
+from alignkit.expressions.splitting import split
 from alignkit_grid.cells import CellTree
 from alignkit_grid.forecast import MOST_EVALUATIONS, Forecast
 from alignkit_grid.majorants import majorants_of
@@ -181,6 +182,8 @@ def _offer(problem: ProxProblem) -> _Offer | str:
         return "no Lipschitz constant of f is known, and so not how far to search"
     if not is_defined_everywhere(nonlinear):
         return "f is not proved finite everywhere"
+    if split(nonlinear).curved:
+        return "f has quadratic summands, which have a Lipschitz constant on boxes alone"
     forecast = Forecast(majorants_of(nonlinear), problem.weight, problem.tolerance)
     if forecast.evaluations > MOST_EVALUATIONS:
         feasible = forecast.feasible_tolerance

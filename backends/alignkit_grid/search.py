@@ -57,7 +57,7 @@ class Found:
         upper: an upper bound of the row's supremum, (n,).
         gap: `upper` less the objective at z, at least 0, (n,).
         unfinished: rows whose gap misses the tolerance, (n,).
-        tied: rows with another point certified within the tolerance, beyond lower ground, (n,).
+        tied: rows with another point as good, see `is_as_good`, beyond lower ground, (n,).
         evaluations: cubes and points visited, (n,).
     """
 
@@ -222,7 +222,7 @@ class Search:
 
     def _scale(self, state: _State, points: Floats) -> Floats:
         """Sizes that the rounding of objectives and bounds is relative to."""
-        found: Floats = np.abs(state.value) + self._weight * self._reach * (self._reach + self._tree.half(0) * _EPS)
+        found: Floats = np.abs(state.value) + self._weight * self._reach**2
         return found
 
     def _break_ties(

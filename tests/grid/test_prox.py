@@ -11,7 +11,7 @@ import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit.errors import NonFiniteError, ParameterError
 from alignkit.expressions import Parameter, Variable
-from alignkit_grid import search
+from alignkit_grid import search, table
 from alignkit_grid.forecast import MOST_EVALUATIONS
 from alignkit_grid.prox import GridProxSolver
 
@@ -129,6 +129,17 @@ class TestCertificates:
         np.testing.assert_allclose(apart.maximiser, together.maximiser, atol=1e-12)
         assert not apart.unfinished.any()
 
+    @pytest.mark.parametrize("k", [1, 2])
+    def test_what_is_forgotten_is_found_again_as_it_was(self, k, monkeypatch):
+        f, points = waves_and_points(k, 0), np.random.default_rng(3).standard_normal((300, k))
+        whole = opened(f, k, rows=10_000).solve(points)
+        monkeypatch.setattr(search, "_LARGEST_TREE", 20)
+        monkeypatch.setattr(table, "_MOST_CELLS", 50)
+        session = opened(f, k, rows=10_000)
+        parts = [session.solve(points[first : first + 30]) for first in range(0, 300, 30)]
+        for name in ("maximiser", "gap", "evaluations"):
+            np.testing.assert_allclose(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+
     def test_rows_that_are_no_points_have_no_bound(self):
         solution = opened(waves_and_points(2, 0), 2).solve(np.array([[np.nan, 0.0], [1.0, np.inf], [0.0, 1.0]]))
         assert solution.unfinished.tolist() == [True, True, False]
@@ -218,9 +229,10 @@ class TestBadInput:
         [
             (ak.norm1(Variable(4)), 4, "up to 3 dimensions, and k = 4"),
             (ak.square(VARIABLES[1][0]), 1, "no Lipschitz constant"),
+            (ak.square(VARIABLES[1][0]).over(-1.0, 1.0), 1, "quadratic summands"),
             (ak.lipschitz(lambda t: t[:, 0], 100.0, VARIABLES[3]), 3, "evaluations a row at the tolerance 0.001"),
         ],
-        ids=["four dimensions", "no constant", "too much work"],
+        ids=["four dimensions", "no constant", "a constant on a box", "too much work"],
     )
     def test_what_cannot_be_searched_is_refused_with_the_reason(self, f, k, says):
         problem = ProxProblem(f, 1.0, k, 100, 1e-3)
