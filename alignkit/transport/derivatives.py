@@ -42,7 +42,7 @@ from alignkit.expressions.operators import LinearMap
 from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost
 from alignkit.transport.frames import Frame, Line, frame
 from alignkit.transport.kinks import Kinks, bends, kinks_of
-from alignkit.transport.stationary import Program, Settled, settle, surface
+from alignkit.transport.stationary import Program, Settled, settle, surfaces
 
 __all__ = ["Autodiff", "HostMap", "Layers", "Moved", "Pulled", "TransportDerivative"]
 
@@ -281,22 +281,18 @@ class TransportDerivative:
         Their multipliers are unique up to some vectors; where the pieces stay dependent these make no difference to p̄.
         """
         split = []
-        for row in range(len(points)):
-            here = surface(program, found.active[row])
+        for here, rows in surfaces(program, found.active, np.arange(len(points))):
             if here.rank == len(here.pieces):
                 continue
             drawn = np.random.default_rng(0).normal(size=(2, len(here.pieces)))
-            free = [one - here.multipliers(here.differences.T @ one) for one in drawn]
-            shares, changes = (here.shares(program, one)[None] for one in free)
-            one = slice(row, row + 1)
-            kept = found.multipliers[one]
-            first = self._of_parameters(kinks, points[one], s[one], kept, np.zeros_like(kept))
-            other = self._of_parameters(kinks, points[one], s[one], kept + shares, changes)
-            if any(
-                np.abs(new - old).max() > _SAME * (1.0 + np.abs(old).max())
-                for new, old in zip(other, first, strict=True)
-            ):
-                split.append(row)
+            shares, changes = here.shares(program, drawn - here.multipliers(drawn @ here.differences))[:, None]
+            for row in rows:
+                one = slice(row, row + 1)
+                kept = found.multipliers[one]
+                first = self._of_parameters(kinks, points[one], s[one], kept, np.zeros_like(kept))
+                other = self._of_parameters(kinks, points[one], s[one], kept + shares, changes)
+                if any(not np.allclose(new, old, _SAME, _SAME) for new, old in zip(other, first, strict=True)):
+                    split.append(int(row))
         return split
 
     def _reasons(self, kinks: Kinks, found: Settled, points: Floats, given: Floats, reach: Floats) -> dict[int, str]:
@@ -367,13 +363,12 @@ _TIED = "another point is as good, so that the maximiser is not unique"
 def _solve(program: Program, found: Settled, right: Floats) -> tuple[Floats, Floats]:
     """σ of the system along each row's surface, (n, m), and the changes of the multipliers that go with it."""
     changes = np.zeros((len(right), program.slopes.shape[0]))
-    if not program.slopes.shape[0]:
-        return np.asarray(np.linalg.solve(found.curvature, right[:, :, None])[:, :, 0], dtype=np.float64), changes
     solution = np.empty_like(right)
-    for row, (curvature, wanted) in enumerate(zip(found.curvature, right, strict=True)):
-        here = surface(program, found.active[row])
-        solution[row] = here.along(curvature, wanted)
-        changes[row] = here.shares(program, here.multipliers(wanted - curvature @ solution[row]))
+    for here, rows in surfaces(program, found.active, np.arange(len(right))):
+        curvature = found.curvature[rows]
+        solution[rows] = here.along(curvature, right[rows])
+        rest = right[rows] - np.matmul(curvature, solution[rows, :, None])[:, :, 0]
+        changes[rows] = here.shares(program, here.multipliers(rest))
     return solution, changes
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 
-__all__ = ["Program", "Settled", "Surface", "settle", "surface"]
+__all__ = ["Program", "Settled", "Surface", "settle", "surfaces"]
 
 #: Newton steps and changes of the active set before a row is given up.
 _STEPS = 60
@@ -68,6 +68,21 @@ class Program:
         """The first piece of each group."""
         return np.flatnonzero(np.diff(self.groups, prepend=-1))
 
+    def held(self, active: Booleans) -> Booleans:
+        """Of active pieces (n, pieces) those of groups with several: what makes a surface."""
+        if not active.shape[1]:
+            return active
+        counts = np.add.reduceat(active, self.starts, axis=1, dtype=np.int64)
+        return np.asarray(active & (counts > 1)[:, self.groups])
+
+    def bases(self, active: Booleans) -> Booleans:
+        """The first active piece of each group, (n, pieces)."""
+        if not active.shape[1]:
+            return active
+        places = np.arange(active.shape[1])
+        first = np.minimum.reduceat(np.where(active, places, active.shape[1]), self.starts, axis=1)
+        return np.asarray(first[:, self.groups] == places)
+
     def tops(self, values: Floats) -> Floats:
         """The maxima of pieces (n, pieces), spread to the pieces of their groups again."""
         if not values.shape[1]:
@@ -77,7 +92,7 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The surface on which a row's active pieces agree, to first order.
+    """The surface on which active pieces agree.
 
     Arguments:
         differences: C, (c, m).
@@ -101,40 +116,65 @@ class Surface:
         return int(self.span.shape[1])
 
     def multipliers(self, right: Floats) -> Floats:
-        """ν with Cᵀν = right, for a right side in its range; 0 for differences that depend on others."""
+        """ν with Cᵀν = right, for rows in the range of Cᵀ, (n, m) to (n, c); 0 where differences depend on others."""
         from scipy.linalg import solve_triangular
 
-        found = np.zeros(len(self.differences))
+        found = np.zeros((len(right), len(self.differences)))
         if self.rank:
-            found[self.order[: self.rank]] = solve_triangular(self.triangle, self.span.T @ right)
+            found[:, self.order[: self.rank]] = solve_triangular(self.triangle, self.span.T @ right.T).T
         return found
 
     def shares(self, program: Program, forces: Floats) -> Floats:
-        """Changes of the multipliers π, (pieces of the program,), from changes of ν: those of a group add up to 0."""
-        moved = np.zeros(program.slopes.shape[0])
-        moved[self.pieces] = forces / program.weights[program.groups[self.pieces]]
-        np.add.at(moved, self.bases, -moved[self.pieces])
+        """Changes of π, (n, pieces of the program), from changes of ν, (n, c): those of a group add up to 0."""
+        moved = np.zeros((len(forces), program.slopes.shape[0]))
+        moved[:, self.pieces] = forces / program.weights[program.groups[self.pieces]]
+        np.add.at(moved.T, self.bases, -moved[:, self.pieces].T)
         return moved
 
     def towards(self, values: Floats) -> Floats:
-        """The least step s with Cs = values."""
+        """The least steps s with Cs = values, (n, c) to (n, m)."""
         from scipy.linalg import solve_triangular
 
         if not self.rank:
-            return np.zeros(self.differences.shape[1])
-        right = values[self.order[: self.rank]]
-        return np.asarray(self.span @ solve_triangular(self.triangle, right, trans="T"))
+            return np.zeros((len(values), self.differences.shape[1]))
+        right = values[:, self.order[: self.rank]]
+        return np.asarray((self.span @ solve_triangular(self.triangle, right.T, trans="T")).T)
+
+    def restricted(self, curvature: Floats) -> Floats:
+        """NᵀKN, N the tangent, (n, m, m) to (n, m − r, m − r)."""
+        return np.asarray(self.tangent.T @ curvature @ self.tangent) if self.rank else curvature
 
     def along(self, curvature: Floats, right: Floats) -> Floats:
-        """N (NᵀKN)⁻¹ Nᵀ right, N the tangent."""
-        if self.rank == 0:
-            return np.asarray(np.linalg.solve(curvature, right))
-        tangent = self.tangent
-        return np.asarray(tangent @ np.linalg.solve(tangent.T @ curvature @ tangent, tangent.T @ right))
+        """N (NᵀKN)⁻¹ Nᵀ right of rows; NaN where NᵀKN is singular."""
+        system, projected = self.restricted(curvature), right @ self.tangent if self.rank else right
+        try:
+            solved = np.linalg.solve(system, projected[:, :, None])[:, :, 0]
+        except np.linalg.LinAlgError:
+            solved = np.stack([_solved(one, other) for one, other in zip(system, projected, strict=True)])
+        return np.asarray(solved @ self.tangent.T if self.rank else solved)
+
+
+def _solved(system: Floats, right: Floats) -> Floats:
+    try:
+        return np.asarray(np.linalg.solve(system, right))
+    except np.linalg.LinAlgError:
+        return np.full(len(right), np.nan)
+
+
+def surfaces(program: Program, active: Booleans, rows: NDArray[np.int64]) -> list[tuple[Surface, NDArray[np.int64]]]:
+    """The surfaces of active pieces, (n, pieces), each with those of the given rows that are on it."""
+    held = program.held(active[rows])
+    if not len(rows) or not held.any():
+        return [(surface(program, np.zeros(active.shape[1], dtype=bool)), rows)] if len(rows) else []
+    packed = np.packbits(held, axis=1)
+    _, which = np.unique(packed, axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
+    return [(surface(program, held[part[0]]), rows[part]) for part in parts]
 
 
 def surface(program: Program, active: Booleans) -> Surface:
-    """The surface of a row's active pieces, (pieces,)."""
+    """The surface of pieces that are equal in their groups, (pieces,)."""
     chosen = np.flatnonzero(active)
     first = np.flatnonzero(np.diff(program.groups[chosen], prepend=-1))
     bases = chosen[first][np.searchsorted(program.groups[chosen[first]], program.groups[chosen])]
@@ -193,36 +233,38 @@ def settle(program: Program, start: Floats, reach: Floats) -> Settled:
         np.zeros((count, size, size)), np.zeros(count), np.zeros((count, size)),
     )  # fmt: skip
     refusals: dict[int, str] = {}
-    pending = np.arange(count)
-    state.read(program, pending)
-    before = state.objective(program, pending)
+    everything = np.arange(count)
+    state.read(program, everything)
+    before = state.objective(program, everything)
+    pending = everything
     for _ in range(_STEPS):
-        moved = np.array([state.advance(program, int(row), refusals) for row in pending], dtype=bool)
-        going = np.array([int(row) not in refusals and not state.still[row] for row in pending], dtype=bool)
-        stale, pending = pending[moved & going], pending[going]
+        moved = np.concatenate(
+            [state.advance(program, *part, refusals) for part in surfaces(program, state.active, pending)]
+        )
+        if refusals:
+            moved, pending = (rows[~np.isin(rows, list(refusals))] for rows in (moved, pending))
+        pending, stale = pending[~state.still[pending]], moved[~state.still[moved]]
         if not len(pending):
             break
         if len(stale):
             state.read(program, stale)
     for late in pending:
         refusals[int(late)] = "Newton's method with an active set of pieces does not settle from the solver's answer"
-    state.read(program, np.arange(count))
-    after = state.objective(program, np.arange(count))
-    leaving: dict[int, int] = {}
-    for row in range(count):
-        if row in refusals:
-            continue
-        allowed = _FAR * (1.0 + np.abs(start[row]).max(initial=0.0)) + 100.0 * reach[row]
-        if not np.abs(state.points[row] - start[row]).max(initial=0.0) <= allowed:
-            refusals[row] = "the solver's answer is far from a stationary point"
-        elif not after[row] >= before[row] - 1e-7 * (1.0 + abs(before[row])):
-            refusals[row] = "the stationary point at the solver's answer is no maximiser"
-        elif state.is_flat(program, row):
-            refusals[row] = _FLAT
-        else:
-            group = state.unstable_group(program, row)
-            if group is not None:
-                leaving[row] = group
+    state.read(program, everything)
+    after = state.objective(program, everything)
+    distance = np.abs(state.points - start).max(axis=1, initial=0.0)
+    far = ~(distance <= _FAR * (1.0 + np.abs(start).max(axis=1, initial=0.0)) + 100.0 * reach)
+    worse = ~(after >= before - 1e-7 * (1.0 + np.abs(before)))
+    checks = (
+        (far, "the solver's answer is far from a stationary point"),
+        (worse, "the stationary point at the solver's answer is no maximiser"),
+        (state.flat(program), _FLAT),
+    )
+    for failed, reason in checks:
+        for row in np.flatnonzero(failed):
+            refusals.setdefault(int(row), reason)
+    unstable = state.unstable_groups(program)
+    leaving = {int(row): int(unstable[row]) for row in np.flatnonzero(unstable >= 0) if int(row) not in refusals}
     return Settled(state.points, state.active, state.multipliers, state.curvature, refusals, leaving)
 
 
@@ -276,94 +318,87 @@ class _State:
             return self.value[rows].copy()
         return np.asarray(self.value[rows] - np.maximum.reduceat(values, program.starts, axis=1) @ program.weights)
 
-    def advance(self, program: Program, row: int, refusals: dict[int, str]) -> bool:
-        """One step of one row: whether u moved."""
-        if not (np.isfinite(self.gradient[row]).all() and np.isfinite(self.curvature[row]).all()):
-            refusals[row] = "a derivative of the reward or of the cost is not finite at the maximiser"
-            return False
-        here = surface(program, self.active[row])
-        values = program.offsets[row] + program.slopes @ self.points[row]
-        base = self._bases(program, row)
-        right = self.gradient[row] - program.weights @ program.slopes[base]
-        try:
-            start = here.towards(values[here.bases] - values[here.pieces])
-            step = start + here.along(self.curvature[row], right - self.curvature[row] @ start)
-        except np.linalg.LinAlgError:
-            refusals[row] = _FLAT
-            return False
-        forces = here.multipliers(right - self.curvature[row] @ step)
-        if here.rank < len(here.pieces):
-            forces = _inside(program, here, right - self.curvature[row] @ step, forces)
-        self._share(program, row, here, base, forces)
-        falling = self.active[row] & (self.multipliers[row] < _NEGATIVE) & (program.weights[program.groups] > 0)
-        if falling.any():
-            self.active[row] &= ~self._lowest(program, row, falling)
-            return False
-        self.points[row] += step
-        entered = self._enter(program, row)
-        self.still[row] = not entered and np.abs(step).max(initial=0.0) <= _STILL * (
-            1.0 + np.abs(self.points[row]).max(initial=0.0)
+    def advance(
+        self, program: Program, here: Surface, rows: NDArray[np.int64], refusals: dict[int, str]
+    ) -> NDArray[np.int64]:
+        """One step of rows on one surface: those that moved."""
+        finite = np.isfinite(self.gradient[rows]).all(axis=1) & np.isfinite(self.curvature[rows]).all(axis=(1, 2))
+        refusals.update(dict.fromkeys(rows[~finite].tolist(), _NOT_FINITE))
+        rows = rows[finite]
+        if not len(rows):
+            return rows
+        values = program.offsets[rows] + self.points[rows] @ program.slopes.T
+        right = (
+            self.gradient[rows] - (program.bases(self.active[rows]) * program.weights[program.groups]) @ program.slopes
         )
-        return True
+        start = here.towards(values[:, here.bases] - values[:, here.pieces])
+        step = start + here.along(self.curvature[rows], right - _applied(self.curvature[rows], start))
+        solved = np.isfinite(step).all(axis=1)
+        refusals.update(dict.fromkeys(rows[~solved].tolist(), _FLAT))
+        rows, step, right = rows[solved], step[solved], right[solved]
+        rest = right - _applied(self.curvature[rows], step)
+        forces = here.multipliers(rest)
+        if here.rank < len(here.pieces):
+            for place, needed in enumerate(rest):
+                forces[place] = _inside(program, here, needed, forces[place])
+        self.multipliers[rows] = here.shares(program, forces) + program.bases(self.active[rows])
+        falling = self.active[rows] & (self.multipliers[rows] < _NEGATIVE) & (program.weights[program.groups] > 0)
+        stays = falling.any(axis=1)
+        if stays.any():
+            lowest = np.minimum.reduceat(self.multipliers[rows], program.starts, axis=1)[:, program.groups]
+            self.active[rows] &= ~(falling & (self.multipliers[rows] <= lowest))
+        rows, step = rows[~stays], step[~stays]
+        self.points[rows] += step
+        entered = self._enter(program, rows)
+        size = np.abs(self.points[rows]).max(axis=1, initial=0.0)
+        self.still[rows] = ~entered & (np.abs(step).max(axis=1, initial=0.0) <= _STILL * (1.0 + size))
+        return rows
 
-    def _bases(self, program: Program, row: int) -> NDArray[np.int64]:
-        """The first active piece of each group."""
-        chosen = np.flatnonzero(self.active[row])
-        return chosen[np.flatnonzero(np.diff(program.groups[chosen], prepend=-1))]
-
-    def _share(self, program: Program, row: int, here: Surface, base: NDArray[np.int64], forces: Floats) -> None:
-        """π from the multipliers ν of the differences."""
-        shares = here.shares(program, forces)
-        shares[base] += 1.0
-        self.multipliers[row] = shares
-
-    def _lowest(self, program: Program, row: int, falling: Booleans) -> Booleans:
-        """Of the pieces with negative multipliers the lowest of each group."""
-        lowest = np.minimum.reduceat(self.multipliers[row], program.starts)[program.groups]
-        return np.asarray(falling & (self.multipliers[row] <= lowest))
-
-    def _enter(self, program: Program, row: int) -> bool:
-        """Make pieces active that have risen above the active ones."""
+    def _enter(self, program: Program, rows: NDArray[np.int64]) -> Booleans:
+        """Make pieces active that have risen above the active ones: for which rows there were any."""
         if not program.slopes.shape[0]:
-            return False
-        values = program.offsets[row] + program.slopes @ self.points[row]
-        held = np.maximum.reduceat(np.where(self.active[row], values, -np.inf), program.starts)[program.groups]
-        above = ~self.active[row] & (values > held + 1e-12 * (1.0 + np.abs(values)))
-        if not above.any():
-            return False
+            return np.zeros(len(rows), dtype=bool)
+        values = program.offsets[rows] + self.points[rows] @ program.slopes.T
+        active = self.active[rows]
+        held = np.maximum.reduceat(np.where(active, values, -np.inf), program.starts, axis=1)[:, program.groups]
+        above = ~active & (values > held + 1e-12 * (1.0 + np.abs(values)))
         concave = program.weights[program.groups] > 0
-        self.active[row] |= above & concave
-        if (above & ~concave).any():
-            top = program.tops(values[None])[0]
-            self.active[row] = np.where(concave, self.active[row], values >= top)
-            self.active[row] = _one_of_convex(program, self.active[row][None])[0]
-        return True
+        changed = np.where(concave, active | above, values >= program.tops(values))
+        risen = above.any(axis=1)
+        self.active[rows[risen]] = _one_of_convex(program, changed[risen])
+        return np.asarray(risen)
 
-    def is_flat(self, program: Program, row: int) -> bool:
-        """Whether the objective is not strictly concave along the surface."""
-        here = surface(program, self.active[row])
-        along = here.tangent.T @ self.curvature[row] @ here.tangent if here.rank else self.curvature[row]
-        if not along.size:
-            return False
-        least = float(np.linalg.eigvalsh(along)[0])
-        return not least > _DEFINITE * max(float(np.abs(self.curvature[row]).max()), 1e-300)
+    def flat(self, program: Program) -> Booleans:
+        """Rows whose objective is not strictly concave along their surface, (n,)."""
+        found = np.zeros(len(self.points), dtype=bool)
+        finite = np.flatnonzero(np.isfinite(self.curvature).all(axis=(1, 2)))
+        for here, rows in surfaces(program, self.active, finite):
+            along = here.restricted(self.curvature[rows])
+            if along.shape[1]:
+                least = np.linalg.eigvalsh(along)[:, 0]
+                scale = np.maximum(np.abs(self.curvature[rows]).max(axis=(1, 2)), 1e-300)
+                found[rows] = ~(least > _DEFINITE * scale)
+        return found
 
-    def unstable_group(self, program: Program, row: int) -> int | None:
-        """A group whose active pieces change under the slightest change, or None."""
-        here = surface(program, self.active[row])
-        values = program.offsets[row] + program.slopes @ self.points[row]
-        if not len(values):
-            return None
-        shared = np.zeros(len(values), dtype=bool)
-        shared[here.pieces] = shared[here.bases] = True
-        weak = shared & (self.multipliers[row] < _STRICT)
-        base = self._bases(program, row)[program.groups]
-        length = np.linalg.norm(program.slopes - program.slopes[base], axis=1)
-        apart = _APART * (1.0 + np.abs(self.points[row]).max(initial=0.0)) * length
-        weak |= ~self.active[row] & (values[base] - values <= apart) & (length > 0)
-        return int(program.groups[np.argmax(weak)]) if weak.any() else None
+    def unstable_groups(self, program: Program) -> NDArray[np.int64]:
+        """A group of each row whose active pieces change under the slightest change; −1 for none, (n,)."""
+        if not program.slopes.shape[0]:
+            return np.full(len(self.points), -1)
+        values = program.offsets + self.points @ program.slopes.T
+        lengths = np.linalg.norm(program.slopes, axis=1)
+        lengths = lengths + np.maximum.reduceat(lengths, program.starts)[program.groups]
+        apart = _APART * (1.0 + np.abs(self.points).max(axis=1, initial=0.0))[:, None] * lengths
+        weak = program.held(self.active) & (self.multipliers < _STRICT)
+        weak |= ~self.active & (program.tops(values) - values <= apart)
+        return np.where(weak.any(axis=1), program.groups[np.argmax(weak, axis=1)], -1)
 
 
+def _applied(matrices: Floats, rows: Floats) -> Floats:
+    """A matrix of each row applied to it."""
+    return np.asarray(np.matmul(matrices, rows[:, :, None])[:, :, 0])
+
+
+_NOT_FINITE = "a derivative of the reward or of the cost is not finite at the maximiser"
 _FLAT = "the objective is flat or convex in some direction there, so that the maximiser is not unique"
 
 
