@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
-from alignkit_grid.majorants import Majorants, corner_signs
+from alignkit_grid.majorants import Majorants
+from alignkit_grid.summands import corner_signs
 
 __all__ = ["CellTree"]
 

@@ -55,28 +55,28 @@ class Forecast:
 
     def _at(self, tolerance: float) -> float:
         majorants, weight = self.majorants, self.weight
-        k, troubles = majorants.dimension, majorants.troubles
-        bend = sum(trouble.bend for trouble in troubles)
-        lipschitz = sum(trouble.lipschitz for trouble in troubles)
+        k, looseness = majorants.dimension, majorants.looseness
+        bend = sum(one.bend for one in looseness)
+        lipschitz = sum(one.lipschitz for one in looseness)
         levels = max(4.0, math.log2(max(4.0 * majorants.steepness / weight, 1e-12) / math.sqrt(tolerance)))
-        own = _OWN_BEND * math.sqrt(sum(trouble.typical_bend**2 for trouble in troubles))
+        own = _OWN_BEND * math.sqrt(sum(one.typical_bend**2 for one in looseness))
         cut = levels * (
             (1.0 + math.sqrt(k * (1.0 + bend / (weight + own)))) ** k + 2.0**k * math.sqrt(majorants.alternatives)
         )
         left = 1.5 * self._along(lipschitz, k, tolerance)
         left += self._unresolved()
-        for trouble in troubles:
-            left += 0.125 * self._along(trouble.ridge, trouble.along, tolerance)
+        for one in looseness:
+            left += 0.125 * self._along(one.ridge, one.along, tolerance)
         return cut + left
 
     def _unresolved(self) -> float:
         """Cubes in which waves are not told apart: the sum of crests, all that is known there, is seldom reached."""
-        troubles = [trouble for trouble in self.majorants.troubles if trouble.crests > 0.0]
-        crests = sum(trouble.crests for trouble in troubles)
-        reached = 2.0 * math.sqrt(sum(trouble.typical_crests**2 for trouble in troubles))
+        looseness = [one for one in self.majorants.looseness if one.crests > 0.0]
+        crests = sum(one.crests for one in looseness)
+        reached = 2.0 * math.sqrt(sum(one.typical_crests**2 for one in looseness))
         if crests <= reached:
             return 0.0
-        frequency = math.sqrt(sum(trouble.bend for trouble in troubles) / crests)
+        frequency = math.sqrt(sum(one.bend for one in looseness) / crests)
         return (math.sqrt(2.0 * (crests - reached) / self.weight) * frequency) ** self.majorants.dimension
 
     def _along(self, lipschitz: float, dimension: int, tolerance: float) -> float:
