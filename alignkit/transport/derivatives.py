@@ -48,8 +48,8 @@ __all__ = ["Autodiff", "HostMap", "Layers", "Moved", "Pulled", "TransportDerivat
 
 #: Largest number of unknowns whose k×k systems are formed for every row.
 _LARGEST = 2048
-#: Entries of those systems held at a time (64 MB).
-_ENTRIES = 2**23
+#: Entries of those systems held at a time (64 MB), and of rows of x (8 MB, so that they stay cached).
+_SYSTEM_ENTRIES, _ROW_ENTRIES = 2**23, 2**20
 #: Distances to where an atom is not twice differentiable, relative to its arguments, below which a row is refused.
 _BENT = 1e-7
 #: Agreement of cotangents of parameters that ought to be the same.
@@ -228,12 +228,13 @@ class TransportDerivative:
         reasons: dict[int, str] = {}
         if refused is not None:
             reasons = {int(row): _TIED for row in moving[refused[moving]]}
-        finite = np.asarray(np.isfinite(np.hstack(flat[:2])).all(axis=1))
-        reasons.update({int(row): _LOST for row in moving[~finite[moving]]})
+        lost = ~(np.isfinite(flat[0]).all(axis=1) & np.isfinite(flat[1]).all(axis=1))
+        reasons.update({int(row): _LOST for row in np.intersect1d(moving, np.flatnonzero(lost))})
         moving = moving[[int(row) not in reasons for row in moving]] if reasons else moving
         x_bar, weight = np.zeros((count, self.composition.ambient)), 0.0
         bars = [np.zeros(parameter.shape) for parameter in self.parameters]
-        step = max(1, _ENTRIES // max(1, self._frame.unknowns) ** 2)
+        largest = _SYSTEM_ENTRIES // max(1, self._frame.unknowns) ** 2, _ROW_ENTRIES // self.composition.ambient
+        step = max(1, min(largest))
         for first in range(0, len(moving), step):
             rows = moving[first : first + step]
             part, found = self._pull_part(flat[0][rows], flat[1][rows], flat[2][rows], gaps[rows])

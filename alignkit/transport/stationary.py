@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,12 @@ class Program:
     groups: NDArray[np.int64]
     weights: Floats
 
-    @property
+    @cached_property
+    def known(self) -> dict[bytes, Surface]:
+        """The surfaces met so far, by the bits of their pieces."""
+        return {}
+
+    @cached_property
     def starts(self) -> NDArray[np.int64]:
         """The first piece of each group."""
         return np.flatnonzero(np.diff(self.groups, prepend=-1))
@@ -163,14 +169,22 @@ def _solved(system: Floats, right: Floats) -> Floats:
 
 def surfaces(program: Program, active: Booleans, rows: NDArray[np.int64]) -> list[tuple[Surface, NDArray[np.int64]]]:
     """The surfaces of active pieces, (n, pieces), each with those of the given rows that are on it."""
+    if not len(rows):
+        return []
     held = program.held(active[rows])
-    if not len(rows) or not held.any():
-        return [(surface(program, np.zeros(active.shape[1], dtype=bool)), rows)] if len(rows) else []
+    if not held.any():
+        return [(surface(program, np.zeros(active.shape[1], dtype=bool)), rows)]
     packed = np.packbits(held, axis=1)
     _, which = np.unique(packed, axis=0, return_inverse=True)
     order = np.argsort(which.ravel(), kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
-    return [(surface(program, held[part[0]]), rows[part]) for part in parts]
+    found = []
+    for part in parts:
+        known = packed[part[0]].tobytes()
+        if known not in program.known:
+            program.known[known] = surface(program, held[part[0]])
+        found.append((program.known[known], rows[part]))
+    return found
 
 
 def surface(program: Program, active: Booleans) -> Surface:
@@ -375,9 +389,11 @@ class _State:
         for here, rows in surfaces(program, self.active, finite):
             along = here.restricted(self.curvature[rows])
             if along.shape[1]:
-                least = np.linalg.eigvalsh(along)[:, 0]
-                scale = np.maximum(np.abs(self.curvature[rows]).max(axis=(1, 2)), 1e-300)
-                found[rows] = ~(least > _DEFINITE * scale)
+                least = _DEFINITE * np.maximum(np.abs(self.curvature[rows]).max(axis=(1, 2)), 1e-300)
+                try:
+                    np.linalg.cholesky(along - least[:, None, None] * np.eye(along.shape[1]))
+                except np.linalg.LinAlgError:
+                    found[rows] = ~(np.linalg.eigvalsh(along)[:, 0] > least)
         return found
 
     def unstable_groups(self, program: Program) -> NDArray[np.int64]:
