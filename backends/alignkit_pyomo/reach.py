@@ -3,7 +3,8 @@
 Along the segment from a maximiser z to a point c where f is finite, the objective does not rise at z. With
 f = q + φ + ψ + β, q quadratic of curvature at most κ < λ, φ concave, ψ L-Lipschitz and β bounded above, w = z − c and
 a = ‖∇q(c) + ∇φ(c) − λ(c − v)‖ + L that gives, where there is no β, ‖w‖ ≤ a/(λ − κ); and in any case, by comparing
-the values at z and at c, ½(λ − κ)‖w‖² ≤ a‖w‖ + sup β − β(c). For a Lipschitz f and c = v it is ‖z − v‖ ≤ L/λ.
+the values at z and at c, ½(λ − κ)‖w‖² ≤ a‖w‖ + sup β − β(c). For a Lipschitz f and c = v it is ‖z − v‖ ≤ L/λ. The
+objective at z exceeds that at c by at most a²/2(λ − κ) + sup β − β(c): near a smooth maximum no solver is needed.
 
 Where the price is a norm, λN(δ) − ⟨g, δ⟩ ≤ f(v + Rδ) − f(v) gives N(δ)·(λ − N*(g + Rᵀ∇φ(v)) − Lρ) ≤ sup β − β(v) with
 ρ = max ‖Rδ‖ over N(δ) ≤ 1.
@@ -31,6 +32,8 @@ __all__ = ["Ball", "Reach", "dual_norm", "reach_of"]
 
 #: Radii are widened by this, for rounding.
 _WIDER = 1.0 + 1e-9
+#: Of a centre in float64, relative to its entries.
+_ROUNDING = 1e-12
 #: λ must exceed the curvature of quadratic summands by this, relative to λ.
 _MARGIN = 1e-9
 #: How often a centre is moved.
@@ -45,11 +48,13 @@ class Ball:
         centres: c, (n, k), where f is finite.
         radii: of z around c, (n,); infinite where there is no bound, NaN where no point was found at which f is finite.
         prices: a bound of N(δ), (n,), for prices that are a norm.
+        gains: a bound on what the objective gains from c to a maximiser, (n,), possibly infinite.
     """
 
     centres: Floats
     radii: Floats
     prices: Floats
+    gains: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +120,37 @@ class Reach:
         with np.errstate(all="ignore"):
             if self.displacement is not None:
                 centres, prices = points, self._priced(points)
-                radii = prices * spread(self.displacement)
+                radii, gains = prices * spread(self.displacement), np.full(len(points), np.inf)
             else:
-                centres, radii = self._centred(points)
+                centres, radii, gains = self._centred(points)
                 prices = radii
             lost = ~np.isfinite(self.nonlinear.value(centres))
-        radii = np.where(lost, np.nan, radii * _WIDER + 1e-9 * np.abs(centres).max(axis=1, initial=0.0) * 1e-3)
-        return Ball(centres, radii, prices * _WIDER)
+        rounded = _ROUNDING * np.abs(centres).max(axis=1, initial=0.0)
+        radii = np.where(lost, np.nan, radii * _WIDER + rounded)
+        return Ball(centres, radii, prices * _WIDER, np.where(lost, np.inf, gains * _WIDER))
+
+    def smaller(self, ball: Ball, points: Floats, found: Floats, gaps: Floats) -> Ball:
+        """Balls around points that are better than the centres, where these are smaller.
+
+        Arguments:
+            ball: the balls so far.
+            points: v, (n, k).
+            found: z, (n, k).
+            gaps: what the objective at z may lack, (n,).
+        """
+        if self.displacement is not None:
+            return ball
+        with np.errstate(all="ignore"):
+            radii, gains = self._squared(points, found)
+            if self.strength > 0.0:
+                # ½μ‖z − z*‖² is at most the gap.
+                radii = np.fmin(radii, np.sqrt(2.0 * gaps / self.strength))
+            radii = radii * _WIDER + _ROUNDING * np.abs(found).max(axis=1, initial=0.0)
+        better = radii < ball.radii
+        return Ball(
+            np.where(better[:, None], found, ball.centres), np.where(better, radii, ball.radii), ball.prices,
+            np.where(better, gains * _WIDER, ball.gains),
+        )  # fmt: skip
 
     @property
     def strength(self) -> float:
@@ -130,20 +159,20 @@ class Reach:
             return 0.0
         return self.weight - self.parts.critical_weight
 
-    def _centred(self, points: Floats) -> tuple[Floats, Floats]:
+    def _centred(self, points: Floats) -> tuple[Floats, Floats, Floats]:
         """Centres with small balls: steps to the maximiser with a tangent for φ, while the ball shrinks."""
         centres = self._inside(points)
-        radii = self._squared(points, centres)
+        radii, gains = self._squared(points, centres)
         length = np.ones(len(points))
         for _ in range(_STEPS):
             slopes = self._pull(points, centres) + self.concave.gradient(centres)
             moved = centres + length[:, None] * (slopes @ self._inverse)
-            found = self._squared(points, moved)
+            found, gained = self._squared(points, moved)
             better = (found < radii) & np.isfinite(self.nonlinear.value(moved))
             centres = np.where(better[:, None], moved, centres)
-            radii = np.where(better, found, radii)
+            radii, gains = np.where(better, found, radii), np.where(better, gained, gains)
             length = np.where(better, np.minimum(1.0, 2.0 * length), 0.25 * length)
-        return centres, radii
+        return centres, radii, gains
 
     @cached_property
     def _inverse(self) -> Floats:
@@ -156,7 +185,8 @@ class Reach:
         """The gradient at the centres of q and the price, (n, k)."""
         return _slope(self.parts, centres) - self.weight * (centres - points)
 
-    def _squared(self, points: Floats, centres: Floats) -> Floats:
+    def _squared(self, points: Floats, centres: Floats) -> tuple[Floats, Floats]:
+        """Bounds of the distance of maximisers from the centres, and of what the objective gains on the way, (n,)."""
         strength = self.weight - max(self.parts.critical_weight, 0.0)
         pull = self._pull(points, centres)
         beyond = self.bounded.upper - self.bounded.value(centres)
@@ -165,14 +195,15 @@ class Reach:
         # What is concave and bounded may be steep at the centre and yet have little to gain.
         flat = np.linalg.norm(pull, axis=1) + self.lipschitz.lipschitz
         gain = beyond + self.concave.upper - self.concave.value(centres)
-        return np.fmin(found, _root(strength, flat, gain))
+        gained = steep**2 / (2.0 * strength) + beyond
+        return np.fmin(found, _root(strength, flat, gain)), gained
 
     def _priced(self, points: Floats) -> Floats:
         displacement = self.displacement
         assert displacement is not None
         rows, cost = displacement.rows, displacement.cost
         beyond = self.bounded.upper - self.bounded.value(points)
-        slopes = self.concave.gradient(points) + _slope(self.parts, points)
+        slopes = self.concave.gradient(points) + self.parts.vector
         dual = displacement.linear + (slopes if rows is None else slopes @ rows)
         left = self.weight - dual_norm(cost, dual) - self.lipschitz.lipschitz * spread(displacement)
         found = np.where(left > 0.0, beyond / left, np.inf)
@@ -181,7 +212,7 @@ class Reach:
         gain = sum((group.upper - group.value(points) for group in whole), np.zeros(len(points)))
         slope = displacement.linear + (self.parts.vector if rows is None else self.parts.vector @ rows)
         left = self.weight - dual_norm(cost, slope[None])
-        other = np.where((left > 0.0) & (not self.parts.curved), gain / left, np.inf)
+        other = np.where(left > 0.0, gain / left, np.inf)
         return np.fmin(found, other)
 
     def _inside(self, points: Floats) -> Floats:
@@ -210,6 +241,10 @@ def reach_of(
     Raises:
         Unsupported: nothing bounds a summand.
     """
+    if displacement is not None and parts.curved:
+        raise Unsupported(
+            f"it takes quadratic summands as {parts.curved[0].atom} under half the squared distance alone"
+        )
     if displacement is None and parts.critical_weight >= weight * (1.0 - _MARGIN):
         raise Unsupported(
             f"the curvature of the quadratic summands, {parts.critical_weight:.6g}, is not below λ = {weight:.6g}, so "
@@ -244,15 +279,13 @@ def _check_priced(reach: Reach, displacement: Displacement) -> None:
     steady = float(dual_norm(cost, slope[None])[0])
     groups = (reach.concave, reach.lipschitz, reach.bounded)
     steep = sum(group.lipschitz for group in groups) * spread(displacement)
-    if reach.parts.curved or (
-        steady >= reach.weight * (1.0 - _MARGIN) or not all(math.isfinite(group.upper) for group in groups)
-    ):
-        if steady + steep < reach.weight * (1.0 - _MARGIN) and not reach.parts.curved:
-            return
-        raise Unsupported(
-            f"nothing bounds how far a maximiser lies: the reward is not bounded above, and may gain "
-            f"{steady + steep:.6g} per unit of the cost, of which λ = {reach.weight:.6g}"
-        )
+    limit = reach.weight * (1.0 - _MARGIN)
+    if steady + steep < limit or (steady < limit and all(math.isfinite(group.upper) for group in groups)):
+        return
+    raise Unsupported(
+        f"nothing bounds how far a maximiser lies: the reward is not bounded above, and may gain {steady + steep:.6g} "
+        f"per unit of a cost that takes λ = {reach.weight:.6g}"
+    )
 
 
 def spread(displacement: Displacement) -> float:

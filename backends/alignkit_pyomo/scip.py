@@ -8,6 +8,7 @@ apart again.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = ["FUNCTIONS", "solve"]
 _FEASIBILITY = 1e-7
 #: Relations are multiplied by no less and no more than this.
 _LIGHTEST, _HEAVIEST = 1e-3, 1e7
+#: Nodes after which branching on the coordinates is given up: with kinks and near ties it sometimes comes to no end.
+_NODES = 5000
 #: How many of the solutions it found are worth evaluating.
 _SOLUTIONS = 5
 _SETTINGS = {
@@ -91,6 +94,23 @@ def solve(model: Model, *, gap: float, floor: float, seconds: float) -> Answer:
         floor: a value that is known to be reached.
         seconds: the time limit.
     """
+    begun = time.perf_counter()
+    first = _solve(model, gap, floor, seconds, along_coordinates=True)
+    left = seconds - (time.perf_counter() - begun)
+    if first.is_finished or first.nodes < _NODES or left <= 0.0:
+        return first
+    second = _solve(model, gap, floor, left, along_coordinates=False)
+    return Answer(
+        min(first.bound, second.bound),
+        np.concatenate([second.solutions, first.solutions]),
+        first.nodes + second.nodes,
+        second.is_finished,
+        second.is_unbounded,
+    )
+
+
+def _solve(model: Model, gap: float, floor: float, seconds: float, *, along_coordinates: bool) -> Answer:
+    """Solve with few nodes that branch on the coordinates, or with any number on what SCIP chooses."""
     import pyscipopt
 
     scip = pyscipopt.Model()
@@ -106,9 +126,11 @@ def solve(model: Model, *, gap: float, floor: float, seconds: float) -> Answer:
         )
         for place, (low, high) in enumerate(zip(model.lower, model.upper, strict=True))
     ]
-    for column in columns[: model.coordinates]:
+    if along_coordinates:
         # Whatever bends, it bends along the coordinates: with k of them there are fewer boxes than with all columns.
-        scip.chgVarBranchPriority(column, 1)
+        for column in columns[: model.coordinates]:
+            scip.chgVarBranchPriority(column, 1)
+        scip.setParam("limits/totalnodes", _NODES)
 
     def written(terms: dict[int, float]) -> Any:
         return pyscipopt.quicksum(coefficient * columns[place] for place, coefficient in terms.items())
@@ -126,11 +148,12 @@ def solve(model: Model, *, gap: float, floor: float, seconds: float) -> Answer:
     best = [np.array([scip.getSolVal(one, column) for column in columns]) for one in scip.getSols()[:_SOLUTIONS]]
     bound = floor if status == "infeasible" else max(floor, scip.getDualbound() + constant)
     bound = math.inf if bound >= scip.infinity() else bound
-    slack = model.slack(best[0] if best else None, _FEASIBILITY)
-    solutions = np.array(best).reshape(-1, len(columns))
-    is_finished = status in ("optimal", "gaplimit", "infeasible")
     return Answer(
-        bound + slack, solutions, int(scip.getNTotalNodes()), is_finished, status in ("unbounded", "inforunbd")
+        bound + model.slack(best[0] if best else None, _FEASIBILITY),
+        np.array(best).reshape(-1, len(columns)),
+        int(scip.getNTotalNodes()),
+        status in ("optimal", "gaplimit", "infeasible"),
+        status in ("unbounded", "inforunbd"),
     )
 
 

@@ -108,7 +108,7 @@ class PyomoSession:
         points = np.ascontiguousarray(points, dtype=np.float64)
         ball = self._prepared.reach.ball(points)
         best = self._start(points, ball)
-        todo = np.flatnonzero(~np.isnan(ball.radii))
+        todo = np.flatnonzero(best.misses(problem.tolerance) & ~np.isnan(ball.radii))
         done = len(points) - len(todo)
         parts = np.full(len(points), 1.0)
         for attempt in range(_ATTEMPTS):
@@ -124,8 +124,8 @@ class PyomoSession:
             # Rows that were solved coarsely are not solved more finely than is wanted at once.
             was_fine = gaps <= parts * _wanted(best.objective, problem.tolerance)
             parts = np.where(was_fine, _FINER * parts, parts)
-            ball = self._smaller(ball, best, todo)
-        if progress is not None and done == len(points) and done:
+            ball = self._prepared.reach.smaller(ball, points, best.points, best.gap)
+        if progress is not None and len(points) and done == len(points):
             progress("pyomo", done, done)
         return ProxSolution(
             best.points, best.gap, best.misses(problem.tolerance), displacement=best.steps, evaluations=best.nodes
@@ -138,7 +138,8 @@ class PyomoSession:
         centres = ball.centres.copy()
         objective = self._prepared.objective(points, centres, steps)
         nodes, late = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-        return _Found(centres, steps, objective, np.full(count, np.inf), nodes, late)
+        upper = objective + ball.gains + _ROUNDING * np.abs(objective)
+        return _Found(centres, steps, objective, np.where(np.isnan(upper), np.inf, upper), nodes, late)
 
     def _gaps(self, ball: Ball, best: _Found, parts: Floats) -> Floats:
         """The gap that is asked of the solver for each row, (n,)."""
@@ -146,24 +147,12 @@ class PyomoSession:
         span = 0.5 * self._prepared.reach.strength * np.nan_to_num(ball.radii, posinf=0.0) ** 2
         return np.maximum(wanted, span / _LARGEST_RANGE)
 
-    def _smaller(self, ball: Ball, best: _Found, chosen: NDArray[np.int64]) -> Ball:
-        """Balls around the best points known, by strong concavity: ½μ‖z − z*‖² is at most the gap."""
-        strength = self._prepared.reach.strength
-        if strength <= 0.0:
-            return ball
-        centres, radii = ball.centres.copy(), ball.radii.copy()
-        with np.errstate(invalid="ignore"):
-            found = np.sqrt(2.0 * best.gap[chosen] / strength) * (1.0 + 1e-9)
-        better = found < radii[chosen]
-        centres[chosen[better]], radii[chosen[better]] = best.points[chosen[better]], found[better]
-        return Ball(centres, radii, ball.prices)
-
     def _solve_some(
         self, points: Floats, ball: Ball, chosen: NDArray[np.int64], gaps: Floats, best: _Found
     ) -> Iterator[int]:
         """Solve the chosen rows into `best`, and say how many are done after each."""
         prepared = self._prepared
-        some = Ball(ball.centres[chosen], ball.radii[chosen], ball.prices[chosen])
+        some = Ball(ball.centres[chosen], ball.radii[chosen], ball.prices[chosen], ball.gains[chosen])
         steps = None if best.steps is None else np.zeros((len(chosen), best.steps.shape[1]))
         levels = prepared.objective(points[chosen], some.centres, steps)
         rows = list(prepared.rows(points[chosen], some, levels, gaps))
