@@ -152,7 +152,8 @@ class Aligned:
         Returns:
             a function of (x, *values of the parameters, λ), arrays of the engine, to T(x) at these values: x is
             (n, *shape), a value has its parameter's shape, λ is a number. Parameters that are not named, and λ where it
-            is not taken, keep the values of this solution. It solves anew, and this solution does not change.
+            is not taken, keep the values of this solution, under a radius the λ that was found. It solves anew, and
+            this solution does not change.
 
         Raises:
             ParameterError: under KL closeness, or a parameter is not one of the reward.

@@ -18,7 +18,7 @@ from alignkit.expressions import Constant, Expression, Parameter
 from alignkit.expressions.atoms.lipschitz import UserFunction
 from alignkit.expressions.expression import topological
 from alignkit.transport.costs import Cost
-from alignkit.transport.derivatives import Autodiff, Moved, TransportDerivative
+from alignkit.transport.derivatives import Autodiff, MovedRows, TransportDerivative
 from alignkit.transport.reduction import TransportMap, check_transport, reduce_transport
 
 __all__ = ["MapOfParameters"]
@@ -59,7 +59,7 @@ class MapOfParameters:
         # An engine may come back for derivatives from a thread of its own.
         self._lock = threading.Lock()
 
-    def forward(self, x: Floats, *values: Floats) -> Moved:
+    def forward(self, x: Floats, *values: Floats) -> MovedRows:
         """Move rows x, (n, *shape), at values of the parameters, and of λ if it takes one.
 
         Raises:
@@ -70,9 +70,9 @@ class MapOfParameters:
         with self._lock:
             weight = self._take(values)
             moved = self._map_at(weight).apply(np.asarray(x, dtype=np.float64))
-            return Moved(moved.y, moved.gap, moved.tied)
+            return MovedRows(moved.y, moved.gap, moved.tied)
 
-    def pull_back(self, x: Floats, values: Sequence[Floats], moved: Moved, cotangent: Floats) -> tuple[Floats, ...]:
+    def pull_back(self, x: Floats, values: Sequence[Floats], moved: MovedRows, cotangent: Floats) -> tuple[Floats, ...]:
         """ȳ, (n, *shape), to the cotangents of x and of each of the values.
 
         Raises:

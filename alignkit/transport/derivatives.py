@@ -44,7 +44,7 @@ from alignkit.transport.frames import Frame, Line, frame
 from alignkit.transport.kinks import Kinks, bends, kinks_of
 from alignkit.transport.stationary import Program, Settled, settle, surfaces
 
-__all__ = ["Autodiff", "HostMap", "Layers", "Moved", "Pulled", "TransportDerivative"]
+__all__ = ["Autodiff", "HostMap", "Layers", "MovedRows", "Pulled", "TransportDerivative"]
 
 #: Largest number of unknowns whose k×k systems are formed for every row.
 _LARGEST = 2048
@@ -92,7 +92,7 @@ class Autodiff(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
+class MovedRows:
     """Rows that a map moved, as its derivative needs them.
 
     Arguments:
@@ -109,11 +109,11 @@ class Moved:
 class HostMap(Protocol):
     """A transport map as a function of host arrays (x, *values), with its transposed derivative."""
 
-    def forward(self, x: Floats, *values: Floats) -> Moved:
+    def forward(self, x: Floats, *values: Floats) -> MovedRows:
         """Move rows x, (n, *shape), at values of the parameters."""
         ...
 
-    def pull_back(self, x: Floats, values: Sequence[Floats], moved: Moved, cotangent: Floats) -> tuple[Floats, ...]:
+    def pull_back(self, x: Floats, values: Sequence[Floats], moved: MovedRows, cotangent: Floats) -> tuple[Floats, ...]:
         """ȳ, (n, *shape), to the cotangents of x and of each of the values."""
         ...
 

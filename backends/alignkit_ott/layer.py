@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignkit.contracts import Floats
-from alignkit.transport.derivatives import HostMap, Moved
+from alignkit.transport.derivatives import HostMap, MovedRows
 
 __all__ = ["JaxAutodiff", "JaxLayers"]
 
@@ -64,7 +64,7 @@ class JaxLayers:
             return moved.y, moved.gap, moved.refused
 
         def pull_back(cotangent: Any, y: Any, gap: Any, refused: Any, x: Any, *values: Any) -> tuple[Floats, ...]:
-            moved = Moved(_on_host(y), _on_host(gap), np.asarray(refused))
+            moved = MovedRows(_on_host(y), _on_host(gap), np.asarray(refused))
             return host.pull_back(_on_host(x), [_on_host(value) for value in values], moved, _on_host(cotangent))
 
         def solved(x: jax.Array, *values: jax.Array) -> Any:

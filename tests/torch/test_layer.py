@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from alignkit.errors import (
     ShapeError,
     StaleFitError,
 )
+from alignkit.transport.randomised import RandomisedMap
 
 RNG = np.random.default_rng(0)
 D = 4
@@ -119,6 +122,16 @@ def test_refusals_come_when_the_derivative_is_asked_for():
     layer = aligned.layer("torch")
     with pytest.raises(NotDifferentiableError, match="row 0"):
         layer(points).sum().backward()
+
+
+def test_a_coin_between_two_maps_has_no_derivative():
+    aligned = solved(-ak.norm1(x))
+    coin = RandomisedMap(aligned.fitted.map, solved(-ak.norm1(x)).fitted.map, 0.5, 0)
+    tossed = replace(aligned, fitted=replace(aligned.fitted, map=coin))
+    with pytest.raises(NotDifferentiableError, match="coin"):
+        tossed.layer("torch")
+    with pytest.raises(NotDifferentiableError, match="coin"):
+        tossed.transport(leaf(POINTS)).sum().backward()
 
 
 def test_mistakes_are_named():
