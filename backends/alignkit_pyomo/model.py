@@ -134,6 +134,7 @@ class Answer:
         nodes: of its search tree.
         is_finished: whether it stopped by itself, and not at the time limit.
         is_unbounded: whether it calls the objective unbounded above.
+        seconds: what it took.
     """
 
     bound: float
@@ -141,3 +142,4 @@ class Answer:
     nodes: int
     is_finished: bool
     is_unbounded: bool = False
+    seconds: float = 0.0

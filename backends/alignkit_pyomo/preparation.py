@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +15,17 @@ from alignkit.transport.costs import PNorm
 from alignkit_pyomo.linear import Linear, combined
 from alignkit_pyomo.model import Model, Relation
 from alignkit_pyomo.program import Program, Unsupported, program_of
-from alignkit_pyomo.reach import Ball, Reach, reach_of
+from alignkit_pyomo.reach import Ball, Reach, Recession, reach_of, spread
 
 __all__ = ["Prepared", "Row", "prepare"]
 
 #: The gap that is wanted of a solver is this in units of a model's objective.
 WANTED = 1e-4
+#: Margins that are tried, in units of λ, and what is nothing beside them.
+_MARGINS = (0.5, 0.2, 0.05, 0.01, 0.001)
+_NEGLIGIBLE = 1e-5
+#: The time limit of each.
+_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +197,31 @@ def prepare(problem: ProxProblem) -> Prepared:
         raise Unsupported(f"the quadratic summands have a Hessian of size k = {program.parts.dimension}")
     needs_box = displacement is None or program.needs_box
     reach = reach_of(problem.nonlinear, program.parts, problem.weight, displacement, needs_box=needs_box)
-    return Prepared(problem, program, reach)
+    prepared = Prepared(problem, program, reach)
+    if needs_box and reach.obstacle is not None:
+        recession = _recession(prepared) if prepared.is_linear else None
+        if recession is None:
+            raise Unsupported(reach.obstacle)
+        prepared = replace(prepared, reach=replace(reach, recession=recession))
+    return prepared
+
+
+def _recession(prepared: Prepared) -> Recession | None:
+    """The largest of a few margins by which λN outgrows a piecewise linear reward, by programs with N ≤ 1."""
+    from alignkit_pyomo.highs import solve
+
+    problem, displacement = prepared.problem, prepared.displacement
+    far, apart = prepared.program.recession()
+    origin, zero = np.zeros((1, problem.dimension)), np.zeros(1)
+    ball = Ball(origin, np.full(1, spread(displacement)), np.ones(1), np.full(1, np.inf))
+    for part in _MARGINS:
+        weaker = replace(problem, weight=(1.0 - part) * problem.weight)
+        row = next(replace(prepared, problem=weaker, program=far).rows(origin, ball, zero, np.full(1, WANTED)))
+        most = solve(row.model, gap=_NEGLIGIBLE * problem.weight, floor=0.0, seconds=_SECONDS).bound
+        # Positively homogeneous: what is at most this where N ≤ 1 is at most as many times N.
+        if most <= 2.0 * _NEGLIGIBLE * problem.weight:
+            return Recession(part * problem.weight - most, apart)
+    return None
 
 
 def _is_linear(cost: Any) -> bool:

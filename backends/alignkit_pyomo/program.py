@@ -79,6 +79,19 @@ class Program:
                 found[: through.shape[1]] += found[place] * through.max(axis=0)
         return found
 
+    def recession(self) -> tuple[Program, float]:
+        """What a piecewise linear f tends to far out, f^∞, positively homogeneous, and a bound of |f − f^∞|."""
+        steps: list[Step] = []
+        apart = np.zeros(len(self.steps))
+        for place, step in enumerate(self.steps):
+            offsets = np.abs(step.inputs.constant) + _carried(step.inputs, apart)
+            far, own = replace(step, inputs=_homogeneous(step.inputs)).recession()
+            apart[place] = own + step.slope * offsets.max(initial=0.0)
+            steps.append(far)
+        total = float((np.abs(self.rest.constant) + _carried(self.rest, apart))[0]) + abs(self.parts.constant)
+        parts = replace(self.parts, constant=0.0)
+        return Program(parts, tuple(steps), _homogeneous(self.rest), ()), total
+
     def bounds(self, centres: Floats, radii: Floats) -> tuple[Floats, Floats]:
         """Bounds of the outputs for z in balls, (n, j) each.
 
@@ -112,6 +125,15 @@ class Program:
             added = [replace(one, weight=model.unit * weight) for one in model.relations[before:]]
             model.relations[before:] = added
         return self.rest.at(0, centre, scale)
+
+
+def _homogeneous(affine: Affine) -> Affine:
+    return replace(affine, constant=np.zeros_like(affine.constant))
+
+
+def _carried(affine: Affine, apart: Floats) -> Floats:
+    """How far affine functions move when outputs do, (m,)."""
+    return np.abs(affine.outputs) @ apart[: affine.outputs.shape[1]]
 
 
 class Sketch:

@@ -39,7 +39,7 @@ class PyomoProxSolver:
     limit keeps both, and counts as unfinished.
 
     Arguments:
-        seconds_per_row: the time limit of one solve of a row; a row that misses its gap may be solved up to four times.
+        seconds_per_row: the time limit of a row.
         workers: how many processes share the rows; None for as many as the cores and the rows are worth. The answers
             do not depend on it, unless a time limit is met.
 

@@ -28,7 +28,7 @@ from alignkit_pyomo.linear import Affine
 from alignkit_pyomo.lowering import materialised
 from alignkit_pyomo.program import Unsupported
 
-__all__ = ["Ball", "Reach", "dual_norm", "reach_of"]
+__all__ = ["Ball", "Reach", "Recession", "dual_norm", "reach_of", "spread"]
 
 #: Radii are widened by this, for rounding.
 _WIDER = 1.0 + 1e-9
@@ -90,6 +90,19 @@ class _Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Recession:
+    """f^∞(Rδ) + ⟨g, δ⟩ ≤ (λ − margin)·N(δ) for a piecewise linear f, so that N(δ)·margin ≤ apart + L‖v‖ − f(v).
+
+    Arguments:
+        margin: positive.
+        apart: a bound of |f − f^∞|.
+    """
+
+    margin: float
+    apart: float
+
+
+@dataclass(frozen=True, eq=False)
 class Reach:
     """Bounds on maximisers.
 
@@ -100,6 +113,7 @@ class Reach:
         concave, lipschitz, bounded: the summands beside q; φ, ψ and β.
         displacement: the price, where it is not quadratic.
         margins: affine functions of z that are positive inside the domain of f; None where they are not affine.
+        recession: what bounds a piecewise linear f far out, where its summands one by one do not.
     """
 
     nonlinear: Expression
@@ -110,6 +124,25 @@ class Reach:
     bounded: _Group
     displacement: Displacement | None
     margins: Affine | None
+    recession: Recession | None = None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing bounds the maximisers of some rows where the price is a norm; None where something does."""
+        displacement = self.displacement
+        if displacement is None or self.recession is not None:
+            return None
+        slope = displacement.linear + self.parts.vector @ _rows(displacement)
+        steady = float(dual_norm(displacement.cost, slope[None])[0])
+        groups = (self.concave, self.lipschitz, self.bounded)
+        steep = sum(group.lipschitz for group in groups) * spread(displacement)
+        limit = self.weight * (1.0 - _MARGIN)
+        if steady + steep < limit or (steady < limit and all(math.isfinite(group.upper) for group in groups)):
+            return None
+        return (
+            f"nothing bounds how far a maximiser lies: the reward is not bounded above, and may gain "
+            f"{steady + steep:.6g} per unit of a cost that takes λ = {self.weight:.6g}"
+        )
 
     def ball(self, points: Floats) -> Ball:
         """A ball for each row that holds all its maximisers.
@@ -120,7 +153,7 @@ class Reach:
         with np.errstate(all="ignore"):
             if self.displacement is not None:
                 centres, prices = points, self._priced(points)
-                radii, gains = prices * spread(self.displacement), np.full(len(points), np.inf)
+                radii, gains = prices * spread(self.displacement), np.where(prices == 0.0, 0.0, np.inf)
             else:
                 centres, radii, gains = self._centred(points)
                 prices = radii
@@ -201,19 +234,24 @@ class Reach:
     def _priced(self, points: Floats) -> Floats:
         displacement = self.displacement
         assert displacement is not None
-        rows, cost = displacement.rows, displacement.cost
+        rows, cost = _rows(displacement), displacement.cost
         beyond = self.bounded.upper - self.bounded.value(points)
         slopes = self.concave.gradient(points) + self.parts.vector
-        dual = displacement.linear + (slopes if rows is None else slopes @ rows)
+        dual = displacement.linear + slopes @ rows
         left = self.weight - dual_norm(cost, dual) - self.lipschitz.lipschitz * spread(displacement)
         found = np.where(left > 0.0, beyond / left, np.inf)
         # Every summand by its bound.
         whole = [self.concave, self.lipschitz, self.bounded]
         gain = sum((group.upper - group.value(points) for group in whole), np.zeros(len(points)))
-        slope = displacement.linear + (self.parts.vector if rows is None else self.parts.vector @ rows)
+        slope = displacement.linear + self.parts.vector @ rows
         left = self.weight - dual_norm(cost, slope[None])
         other = np.where(left > 0.0, gain / left, np.inf)
-        return np.fmin(found, other)
+        found = np.fmin(found, other)
+        if self.recession is None:
+            return found
+        steep = sum(group.lipschitz for group in whole) + float(np.linalg.norm(self.parts.vector))
+        rise = self.recession.apart + steep * np.linalg.norm(points, axis=1) - self.nonlinear.value(points)
+        return np.asarray(np.fmin(found, rise / self.recession.margin))
 
     def _inside(self, points: Floats) -> Floats:
         """The rows, and in place of those outside the domain of f points that are inside."""
@@ -263,29 +301,15 @@ def reach_of(
                 f"nothing bounds how far a maximiser lies, as {term.atom} is neither concave nor Lipschitz nor bounded "
                 "above"
             )
-    found = Reach(
+    return Reach(
         nonlinear, parts, weight, _Group.of(concave), _Group.of(lipschitz), _Group.of(bounded), displacement,
         _margins(nonlinear),
     )  # fmt: skip
-    if displacement is not None and needs_box:
-        _check_priced(found, displacement)
-    return found
 
 
-def _check_priced(reach: Reach, displacement: Displacement) -> None:
-    """Whether the bound is finite wherever the row lies."""
-    rows, cost = displacement.rows, displacement.cost
-    slope = displacement.linear + (reach.parts.vector if rows is None else reach.parts.vector @ rows)
-    steady = float(dual_norm(cost, slope[None])[0])
-    groups = (reach.concave, reach.lipschitz, reach.bounded)
-    steep = sum(group.lipschitz for group in groups) * spread(displacement)
-    limit = reach.weight * (1.0 - _MARGIN)
-    if steady + steep < limit or (steady < limit and all(math.isfinite(group.upper) for group in groups)):
-        return
-    raise Unsupported(
-        f"nothing bounds how far a maximiser lies: the reward is not bounded above, and may gain {steady + steep:.6g} "
-        f"per unit of a cost that takes λ = {reach.weight:.6g}"
-    )
+def _rows(displacement: Displacement) -> Floats:
+    """R, (k, m)."""
+    return np.eye(displacement.size) if displacement.rows is None else displacement.rows
 
 
 def spread(displacement: Displacement) -> float:

@@ -36,14 +36,14 @@ _CHUNK = 256
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """The best known of each row: z (n, k), δ (n, m) or None, objective, upper bound and nodes, (n,) each."""
+    """The best known of rows: z (n, k), δ (n, m) or None, objective, upper bound, nodes and time left, (n,) each."""
 
     points: Floats
     steps: Floats | None
     objective: Floats
     upper: Floats
     nodes: NDArray[np.int64]
-    out_of_time: NDArray[np.bool_]
+    seconds: Floats
 
     @property
     def gap(self) -> Floats:
@@ -62,7 +62,7 @@ class PyomoSession:
 
     Arguments:
         prepared: the problem.
-        seconds: the time limit of a row.
+        seconds: the time limit of a row, however often it is solved.
         workers: how many processes; None for what the cores and the rows suggest.
     """
 
@@ -118,7 +118,7 @@ class PyomoSession:
                 for finished in self._solve_some(points, ball, chosen, gaps[chosen], best):
                     if progress is not None and attempt == 0:
                         progress("pyomo", done + first + finished, len(points))
-            todo = np.flatnonzero(best.misses(problem.tolerance) & ~best.out_of_time & ~np.isnan(ball.radii))
+            todo = np.flatnonzero(best.misses(problem.tolerance) & (best.seconds > 0.0) & ~np.isnan(ball.radii))
             if len(todo) == 0:
                 break
             # Rows that were solved coarsely are not solved more finely than is wanted at once.
@@ -137,9 +137,9 @@ class PyomoSession:
         steps = None if displacement is None else np.zeros((count, displacement.size))
         centres = ball.centres.copy()
         objective = self._prepared.objective(points, centres, steps)
-        nodes, late = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
+        nodes, seconds = np.zeros(count, dtype=np.int64), np.full(count, self._seconds)
         upper = objective + ball.gains + _ROUNDING * np.abs(objective)
-        return _Found(centres, steps, objective, np.where(np.isnan(upper), np.inf, upper), nodes, late)
+        return _Found(centres, steps, objective, np.where(np.isnan(upper), np.inf, upper), nodes, seconds)
 
     def _gaps(self, ball: Ball, best: _Found, parts: Floats) -> Floats:
         """The gap that is asked of the solver for each row, (n,)."""
@@ -161,7 +161,8 @@ class PyomoSession:
             for place, row in zip(chosen.tolist(), rows, strict=True)
         ]
         tasks = [
-            Task(row.model, _SHARE * WANTED, floor, self._seconds) for row, floor in zip(rows, floors, strict=True)
+            Task(row.model, _SHARE * WANTED, floor, float(best.seconds[place]))
+            for place, row, floor in zip(chosen.tolist(), rows, floors, strict=True)
         ]
         for finished, (place, answer) in enumerate(self._pool(len(tasks)).solve(tasks), start=1):
             row, number = rows[place], int(chosen[place])
@@ -171,7 +172,7 @@ class PyomoSession:
             upper += _ROUNDING * (abs(row.level) + abs(upper)) if np.isfinite(upper) else 0.0
             best.upper[number] = min(best.upper[number], upper)
             best.nodes[number] += answer.nodes
-            best.out_of_time[number] |= not answer.is_finished
+            best.seconds[number] = best.seconds[number] - answer.seconds if answer.is_finished else 0.0
             self._keep_better(points, number, row, answer.solutions, best)
             yield finished
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from alignkit_pyomo import highs, scip
 from alignkit_pyomo.model import Answer, Model
@@ -34,4 +35,6 @@ def solved(task: Task) -> Answer:
         task: what to solve.
     """
     solve = highs.solve if task.model.is_linear else scip.solve
-    return solve(task.model, gap=task.gap, floor=task.floor, seconds=task.seconds)
+    begun = time.perf_counter()
+    answer = solve(task.model, gap=task.gap, floor=task.floor, seconds=task.seconds)
+    return replace(answer, seconds=time.perf_counter() - begun)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,15 @@ class Step(ABC):
     @abstractmethod
     def write(self, model: Model, inputs: list[Linear], output: Linear) -> None:
         """Constrain the output."""
+
+    def recession(self) -> tuple[Step, float]:
+        """What a piecewise linear step tends to far out, and a bound of how far they lie apart for equal inputs."""
+        raise NotImplementedError(f"{type(self).__name__} is not piecewise linear.")
+
+    @property
+    def slope(self) -> float:
+        """By how much φ moves at most when every input moves by 1, for piecewise linear steps."""
+        return 1.0
 
     @property
     def is_nonlinear(self) -> bool:
@@ -108,6 +117,10 @@ class Largest(Step):
     def bounds(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
         """The maxima of the bounds, (n, m) to (n,)."""
         return low.max(axis=1), high.max(axis=1)
+
+    def recession(self) -> tuple[Step, float]:
+        """Itself."""
+        return self, 0.0
 
     def write(self, model: Model, inputs: list[Linear], output: Linear) -> None:
         """Above every input, and not above the one that is chosen."""
@@ -199,6 +212,19 @@ class Segments(Step):
         found = np.where(np.isinf(places), self.line.limit(places), self.line.value(inside))
         return found.min(axis=1), found.max(axis=1)
 
+    def recession(self) -> tuple[Step, float]:
+        """The first and the last slope, from the origin."""
+        ends = np.array([self.line.slopes[0], self.line.slopes[-1]])
+        far = Polyline(np.zeros(1), ends, 0.0)
+        # The difference is linear between these places and constant beyond them.
+        places = np.append(self.line.kinks, 0.0)
+        return replace(self, line=far), float(np.abs(self.line.value(places) - far.value(places)).max())
+
+    @property
+    def slope(self) -> float:
+        """The steepest."""
+        return float(np.abs(self.line.slopes).max())
+
     def write(self, model: Model, inputs: list[Linear], output: Linear) -> None:
         """Lines where it is concave or convex in the right direction, else a choice of the segment."""
         (entry,) = inputs
@@ -274,6 +300,15 @@ class SumOfLargest(Step):
     def bounds(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
         """The same sums of the bounds, (n, m) to (n,)."""
         return self._total(low), self._total(high)
+
+    def recession(self) -> tuple[Step, float]:
+        """Itself."""
+        return self, 0.0
+
+    @property
+    def slope(self) -> float:
+        """How many entries count."""
+        return self.count
 
     def _total(self, entries: Floats) -> Floats:
         part, whole = math.modf(self.count)

@@ -85,16 +85,23 @@ class Workers:
         ]
         for thread in threads:
             thread.start()
+        received = 0
         try:
             for _ in tasks:
                 found = answers.get()
                 if isinstance(found, BaseException):
                     raise found
+                received += 1
                 yield found
         finally:
             stopped.set()
+            if received < len(tasks):  # interrupted: nobody waits for what is still being solved
+                for process in self._processes:
+                    process.end()
             for thread in threads:
                 thread.join()
+            if received < len(tasks):
+                self.close()
 
     def _drive(self, place: int, waiting: Any, answers: Any, stopped: threading.Event) -> None:
         """Hand tasks to one process until there are none."""

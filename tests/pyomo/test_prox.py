@@ -47,9 +47,10 @@ ALGEBRAIC = {
 PIECEWISE = {
     "clipped": (ex.sum(ex.clip(2.0 * W2, -1.0, 1.0)) - 0.3 * ex.norm1(W2 - 0.4), 1.0),
     "zigzag": (ex.piecewise_linear(W2[0] + W2[1], [-2, -1, 0, 1, 2], [0, 1, -1, 2, 0.5]) - ex.abs(W2[0] - W2[1]), 1.0),
-    "selection": (ex.sum_smallest(ex.stack([W2[0], W2[1], -W2[0] - W2[1]]), 1.5) + 0.5 * ex.max(W2), 6.0),
-    "a fraction of the largest": (ex.sum_largest(ex.stack([W2[0], W2[1], 0.5 - W2[0]]), 1.5), 4.0),
-    "distance in the large": (ex.minimum(ex.norm1(W2), 1.0) - ex.pos(W2[0]) + ex.neg(W2[1] - 1.0), 6.0),
+    "selection": (ex.sum_smallest(ex.stack([W2[0], W2[1], -W2[0] - W2[1]]), 1.5) + 0.5 * ex.max(W2), 2.0),
+    "a fraction of the largest": (ex.sum_largest(ex.stack([W2[0], W2[1], 0.5 - W2[0]]), 1.5), 2.0),
+    "capped": (ex.minimum(ex.norm1(W2), 1.0) - ex.pos(W2[0]) + ex.neg(W2[1] - 1.0), 1.8),
+    "convex less concave": (ex.norm1(W2) - 2.0 * ex.norm_inf(W2 - 1.0), 1.1),
 }  # fmt: skip
 
 
