@@ -222,7 +222,9 @@ class TransportDerivative:
             NotDifferentiableError: the map has no derivative at some rows; the message counts them by reason.
         """
         count = len(x)
-        flat = [np.asarray(rows, dtype=np.float64).reshape(count, -1) for rows in (x, y, cotangent)]
+        flat = [
+            np.asarray(rows, dtype=np.float64).reshape(count, self.composition.ambient) for rows in (x, y, cotangent)
+        ]
         gaps = np.full(count, np.inf) if gap is None else np.asarray(gap, dtype=np.float64)
         moving = np.flatnonzero(np.any(flat[2] != 0.0, axis=1))
         reasons: dict[int, str] = {}

@@ -35,6 +35,8 @@ _STILL = 1e-9
 _STRICT, _APART = 1e-6, 1e-7
 #: How far the stationary point may be from the solver's answer, relative to 1 + ‖u‖.
 _FAR = 1e-2
+#: A share of a maximum that is as good as any larger one.
+_AMPLE = 1e-3
 #: Multipliers below this are negative beyond rounding.
 _NEGATIVE = -1e-9
 #: Rows of C below this, relative to its largest, depend on the others.
@@ -419,21 +421,29 @@ _FLAT = "the objective is flat or convex in some direction there, so that the ma
 
 
 def _inside(program: Program, here: Surface, right: Floats, basic: Floats) -> Floats:
-    """Multipliers of dependent differences with the largest least share, found by a linear program."""
+    """Multipliers of dependent differences, positive where they can be, found by a linear program.
+
+    It maximises the sum of the least shares of the groups, each up to `_AMPLE`: so a group whose shares cannot all be
+    positive does not spoil the others.
+    """
     from scipy.optimize import linprog
 
     groups = program.groups[here.pieces]
     weights = program.weights[groups]
-    present = np.unique(groups)
-    # Unknowns: the shares of the pieces, and a bound t below them and below what they leave for the base.
+    present, place = np.unique(groups, return_inverse=True)
+    member = (place[:, None] == np.arange(len(present))).astype(np.float64)
+    # Unknowns: the shares of the pieces, and for each group a bound below them and below what they leave for the base.
     count = len(groups)
     balance = (here.span.T @ here.differences.T) * weights
-    equal = np.hstack([balance, np.zeros((len(balance), 1))])
-    below = np.hstack([-np.eye(count), np.ones((count, 1))])
-    total = np.hstack([(groups[None, :] == present[:, None]).astype(float), np.ones((len(present), 1))])
+    equal = np.hstack([balance, np.zeros((len(balance), len(present)))])
+    below = np.vstack([np.hstack([-np.eye(count), member]), np.hstack([member.T, np.eye(len(present))])])
     found = linprog(
-        np.append(np.zeros(count), -1.0), A_ub=np.vstack([below, total]),
-        b_ub=np.append(np.zeros(count), np.ones(len(present))), A_eq=equal, b_eq=here.span.T @ right,
-        bounds=[(None, None)] * count + [(None, 1.0)], method="highs",
-    )  # fmt: skip
+        np.append(np.zeros(count), -np.ones(len(present))),
+        A_ub=below,
+        b_ub=np.append(np.zeros(count), np.ones(len(present))),
+        A_eq=equal,
+        b_eq=here.span.T @ right,
+        bounds=[(None, None)] * count + [(None, _AMPLE)] * len(present),
+        method="highs",
+    )
     return basic if found.x is None else np.asarray(found.x[:count] * weights)

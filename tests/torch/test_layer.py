@@ -124,6 +124,14 @@ def test_refusals_come_when_the_derivative_is_asked_for():
         layer(points).sum().backward()
 
 
+def test_no_rows_are_fine():
+    aligned = solved(-ak.norm1(x))
+    points = leaf(np.zeros((0, D)))
+    aligned.transport(points).sum().backward()
+    aligned.layer("torch")(points).sum().backward()
+    assert points.grad.shape == (0, D)
+
+
 def test_a_coin_between_two_maps_has_no_derivative():
     aligned = solved(-ak.norm1(x))
     coin = RandomisedMap(aligned.fitted.map, solved(-ak.norm1(x)).fitted.map, 0.5, 0)

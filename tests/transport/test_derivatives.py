@@ -148,6 +148,15 @@ def test_soft_thresholding():
     assert found.weight == pytest.approx((2.0 + 0.9 + 3.0) / 4.0, abs=1e-12)
 
 
+def test_a_largest_entry_of_zeros_beside_a_kink_that_is_left():
+    # norm_inf of (y₀, y₁) holds both at 0, by four pieces of which two would do; |y₂| is left at once.
+    x = ak.Variable(3)
+    reward = -2.0 * ak.norm_inf(x[:2]) - ak.abs(x[2])
+    given, moved = np.array([[0.3, -0.4, 1.001]]), np.array([[0.0, 0.0, 0.001]])
+    found = derivative(reward, 1.0).pull_back(given, moved, np.ones((1, 3)))
+    np.testing.assert_allclose(found.x, [[0.0, 0.0, 1.0]], atol=1e-12)
+
+
 def test_a_norm_away_from_its_kink():
     # y = x − (x − t)/(λ‖x − t‖).
     target = ak.Parameter(D, RNG.normal(size=D))
