@@ -60,9 +60,9 @@ class Forecast:
         lipschitz = sum(one.lipschitz for one in looseness)
         levels = max(4.0, math.log2(max(4.0 * majorants.steepness / weight, 1e-12) / math.sqrt(tolerance)))
         own = _OWN_BEND * math.sqrt(sum(one.typical_bend**2 for one in looseness))
-        cut = levels * (
-            (1.0 + math.sqrt(k * (1.0 + bend / (weight + own)))) ** k + 2.0**k * math.sqrt(majorants.alternatives)
-        )
+        cut = levels * ((1.0 + math.sqrt(k * (1.0 + bend / (weight + own)))) ** k + 2.0**k)
+        # In large cubes every point may be the nearest.
+        cut += 2.0 * 4.0**k * (majorants.alternatives - 1)
         left = 1.5 * self._along(lipschitz, k, tolerance)
         left += self._unresolved()
         for one in looseness:

@@ -38,8 +38,9 @@ from alignkit_grid.summands import SMOOTH, Affine, LipschitzAlone, Nearest, Tang
 
 __all__ = ["Majorants", "majorants_of"]
 
-#: Choices of nearest points, one for each distance in f, that are told apart.
-_MOST_ALTERNATIVES = 64
+#: By k, choices of nearest points, one for each distance in f, that are told apart; beyond, bounds by Lipschitz
+#: constants take less work, as measured.
+_MOST_ALTERNATIVES = {1: 16, 2: 64, 3: 512}
 
 
 class Majorants:
@@ -110,11 +111,12 @@ def majorants_of(nonlinear: Expression) -> Majorants:
     dimension = parts.dimension
     summands: list[Summand] = [Affine(parts.vector, parts.constant)]
     nearest: list[Nearest] = []
+    most = _MOST_ALTERNATIVES[dimension]
     if parts.curved:
         raise ValueError(f"{parts.curved[0].atom} has no Lipschitz constant.")
     for term in parts.terms:
         one = _nearest_of(term, dimension)
-        if one is not None and math.prod(len(other.points) for other in (*nearest, one)) <= _MOST_ALTERNATIVES:
+        if one is not None and math.prod(len(other.points) for other in (*nearest, one)) <= most:
             nearest.append(one)
         else:
             summands.extend(_summands_of(term, dimension))

@@ -25,6 +25,8 @@ __all__ = ["SMOOTH", "Affine", "LipschitzAlone", "Nearest", "Tangent", "Vertices
 _NOISE = 1e-6
 #: The largest third derivative of ‖·‖ at one unit from 0, along unit vectors.
 _THIRD = 2.0 / math.sqrt(3.0)
+#: Largest table of differences between centres and points, in entries (8 MB).
+_LARGEST_TABLE = 2**20
 #: Atoms without kinks.
 SMOOTH = (Huber, Logistic, LogSumExp)
 
@@ -181,18 +183,26 @@ class Nearest:
     def add(self, total: Majorant, centres: Floats, half: float, chosen: Integers) -> None:
         """Add the bound by the point `chosen`, (n,), where it can be the nearest in the cube."""
         images = centres @ self.matrix.T
-        away = images[:, None, :] - self.points
-        distances = np.sqrt(np.einsum("njm,njm->nj", away, away))
-        rows = np.arange(len(centres))
-        own, least = distances[rows, chosen], distances.min(axis=1)
+        away = images - self.points[chosen]
+        own = np.sqrt(np.einsum("nm,nm->n", away, away))
+        least = np.minimum(own, self._least_distance(images))
         total.add_value(-self.height * least)
         total.size += self.height * (own + np.abs(images).max(axis=1) + np.abs(self.points).max())
         reach = self.norm * math.sqrt(centres.shape[1]) * half
         hopeless = own - least > 2.0 * reach * (1.0 + ROUNDING) + ROUNDING * own
         total.excess += np.where(hopeless, -math.inf, -self.height * (own - least))
-        normals = (away[rows, chosen] / np.where(own > 0.0, own, 1.0)[:, None]) @ self.matrix
+        normals = (away / np.where(own > 0.0, own, 1.0)[:, None]) @ self.matrix
         total.slope -= self.height * normals
         self._bend_down(total, normals, own, reach)
+
+    def _least_distance(self, images: Floats) -> Floats:
+        """To the nearest point, (n,)."""
+        found = np.empty(len(images))
+        step = max(1, _LARGEST_TABLE // self.points.size)
+        for first in range(0, len(images), step):
+            away = images[first : first + step, None, :] - self.points
+            found[first : first + step] = np.sqrt(np.einsum("njm,njm->nj", away, away).min(axis=1))
+        return found
 
     def _bend_down(self, total: Majorant, normals: Floats, distance: Floats, reach: float) -> None:
         """Add −(MᵀM − nnᵀ)/‖·‖ far from the point, where it varies little on a cube."""
