@@ -26,6 +26,8 @@ _FEWEST_ROWS = 16
 class TranslationInvariantCost(Cost):
     """c(x, y) = h(y − x) for the h of an OTT cost that is convex and even, with h* by its Legendre transform.
 
+    Bounds of rows rest on h*: they are as right as the Legendre transform, or the proximal map, that the cost brings.
+
     Arguments:
         given: an `ott.geometry.costs.TICost` with `h` and `h_legendre`.
         size: the number of entries it is for; None for any.
@@ -101,7 +103,9 @@ class RegularizedCost(TranslationInvariantCost):
     def formula(self) -> str:  # type: ignore[override]
         """With OTT's name of φ."""
         name = type(self.given.regularizer.f).__name__
-        return f"{float(self.given.rho) / 2:g}‖x − y‖² + {float(self.given.lam):g}·{name}(x − y)"
+        half = float(self.given.rho) / 2.0
+        shown = {0.5: "½", 1.0: ""}.get(half, f"{half:g}")
+        return f"{shown}‖x − y‖² + {float(self.given.lam):g}·{name}(x − y)"
 
     def proximal(self, rows: Any, step: Any) -> Any:
         """argmin_δ step·h(δ) + ½‖δ − row‖² of each row.

@@ -21,8 +21,10 @@ from alignkit_ott.starts import starts
 
 __all__ = ["OttProxSession"]
 
-#: Entries that are solved at a time, starts included, and the fewest and most rows: batches are padded to one size.
-_CHUNK_ENTRIES, _FEWEST_SLOTS, _MOST_SLOTS = 2**14, 32, 1024
+#: Entries that are solved at a time, starts included, and the fewest and most rows: batches are padded to one size. A
+#: processor works from its cache, an accelerator on many rows at once.
+_CHUNK_ENTRIES, _CHUNK_ENTRIES_ELSEWHERE = 2**14, 2**22
+_FEWEST_SLOTS, _MOST_SLOTS, _FEWEST_ENTRIES = 32, 2**16, 16
 #: What is asked of a gap, relative to the tolerance, and of it again where it missed.
 _AMBITIONS = (5e-2, 1e-4, 1e-8)
 #: Relative to the tolerance, the gap above which a row is solved again: the reward's linear part may cancel what the
@@ -141,7 +143,9 @@ class OttProxSession:
     @property
     def _slots(self) -> int:
         """How many rows, or starts of rows, are compiled for."""
-        return min(_MOST_SLOTS, max(_FEWEST_SLOTS, 1 << (_CHUNK_ENTRIES // self._size).bit_length() - 1))
+        entries = _CHUNK_ENTRIES if self._device.platform == "cpu" else _CHUNK_ENTRIES_ELSEWHERE
+        wanted = entries // max(self._size, _FEWEST_ENTRIES)
+        return min(_MOST_SLOTS, max(_FEWEST_SLOTS, 1 << max(wanted.bit_length() - 1, 0)))
 
     def _spread(self, displacement: Floats) -> Floats:
         """Rδ of each row."""

@@ -31,6 +31,7 @@ W = ak.Variable(K, name="w")
 REWARD = -ak.log_sum_exp(SCALES @ W - TARGET) - 0.5 * ak.sum(ak.huber(SCALES @ W - TARGET))
 
 ELASTIC = costs.RegTICost(regularizers.L1(), lam=0.4, rho=2.0)
+ELASTIC_COST = ak.costs.from_ott(ELASTIC)
 
 
 def problem(f=REWARD, weight=1.3, *, cost=None, rows=ROWS, linear=LINEAR, k=K, device="auto", tolerance=1e-6):
@@ -70,7 +71,7 @@ PRICES = {
         )
         for gamma in (0.1, 1.0)
     },
-    "elastic, ρ = 2": (ak.costs.from_ott(ELASTIC), lambda d: cp.sum_squares(d) + 0.4 * cp.norm1(d)),
+    "elastic, ρ = 2": (ELASTIC_COST, lambda d: cp.sum_squares(d) + 0.4 * cp.norm1(d)),
 }
 
 
@@ -165,10 +166,25 @@ def test_costs_of_otts_own_against_a_fine_grid():
     assert (np.abs(solution.displacement) < 1e-9).any() and (np.abs(solution.displacement) > 0.1).any()
 
 
+def test_otts_own_h_transform_agrees_and_says_nothing_of_divergence():
+    """min_y ‖x − y‖² − f(y) is less the supremum for λ = 2; where there is no minimum OTT returns a large number."""
+    given = problem(weight=2.0)
+    solution = solved(given, POINTS[:2])
+    with jax.enable_x64(True):
+        transform = costs.SqEuclidean().h_transform(lambda y: REWARD.value(y[None])[0])
+        compiled = jax.jit(lambda x: transform(x, max_iter=200, tol=1e-8))
+        for row in range(2):
+            otts = float(compiled(jnp.asarray(POINTS[row])))
+            assert objective(given, POINTS[:2], solution)[row] == pytest.approx(-otts, abs=1e-6)
+        divergent = jax.jit(costs.SqEuclidean().h_transform(lambda y: 2.0 * jnp.sum(y**2)))
+        assert float(divergent(jnp.asarray(POINTS[1]))) < -1e6
+    assert isinstance(OttProxSolver().bid(problem(2.0 * ak.sum_squares(W), 2.0)), Refusal)
+
+
 # ---- certificates and residuals
 
 
-@pytest.mark.parametrize("cost", [None, ak.costs.PNorm(3.0, 3.0), ak.costs.ElasticNet(0.4), ak.costs.from_ott(ELASTIC)])
+@pytest.mark.parametrize("cost", [None, ak.costs.PNorm(3.0, 3.0), ak.costs.ElasticNet(0.1), ELASTIC_COST])
 def test_the_gap_bounds_what_any_point_lacks(cost):
     given = problem(cost=cost)
     best = solved(given)
