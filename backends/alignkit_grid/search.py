@@ -31,7 +31,7 @@ Integers = NDArray[np.int64]
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Rounding of an objective, relative to its terms.
-_ROUNDING = 64 * _EPS
+_ROUNDING = 128 * _EPS
 #: Blocks bounded at a time, so that temporaries stay in a cache.
 _SLAB = 4096
 #: Blocks that may be open at a time; a batch of rows beyond it is halved, a row beyond it is left unfinished.
@@ -110,7 +110,10 @@ class Search:
             front = self._front(rows, blocks, points, self._tree.half(level))
             state.evaluations += np.bincount(rows, minlength=len(points)) * front.upper.shape[1]
             self._improve(state, points, front)
-            threshold = (state.objective + state.wanted(tolerance))[rows]
+            # What rounding adds to a gap in the end must not take it beyond what is wanted.
+            wanted = state.wanted(tolerance)
+            wanted = np.maximum(wanted - 2.0 * self._rounding(state), 0.5 * wanted)
+            threshold = (state.objective + wanted)[rows]
             keep = front.upper > threshold[:, None]
             keep &= (state.evaluations < _MOST_VISITED)[rows][:, None]
             if not self._fits(keep, front):
@@ -205,11 +208,10 @@ class Search:
 
     def _settled(self, state: _State, points: Floats, tolerance: float) -> Found:
         tied = np.zeros(len(points), dtype=np.bool_)
-        upper = state.closed + _ROUNDING * self._scale(state, points)
+        upper = state.closed + self._rounding(state)
         if state.band:
             self._break_ties(state, points, upper, tolerance, tied)
         gap = np.maximum(upper - state.objective, 0.0)
-        gap += _ROUNDING * self._scale(state, points)
         return Found(
             state.maximiser,
             state.value,
@@ -220,9 +222,9 @@ class Search:
             state.evaluations,
         )
 
-    def _scale(self, state: _State, points: Floats) -> Floats:
-        """Sizes that the rounding of objectives and bounds is relative to."""
-        found: Floats = np.abs(state.value) + self._weight * self._reach**2
+    def _rounding(self, state: _State) -> Floats:
+        """By how much rounding may move a bound and an objective against each other."""
+        found: Floats = _ROUNDING * (np.abs(state.value) + self._weight * self._reach**2)
         return found
 
     def _break_ties(
@@ -247,7 +249,7 @@ class Search:
         good = is_as_good(objective, state.objective[rows], upper[rows], wanted)
         good &= ground < np.minimum(objective, state.objective[rows])
         tied[rows[good]] = True
-        swap = good & (upper[rows] - objective <= wanted) & comes_first(trial, first, half)
+        swap = good & (upper[rows] - objective <= (1.0 - tolerance) * wanted) & comes_first(trial, first, half)
         state.put(rows[swap], trial[swap], value[swap], objective[swap])
 
     def _climbed(self, points: Floats, z: Floats, half: Floats) -> tuple[Floats, Floats]:

@@ -133,13 +133,14 @@ class Table:
             moved *= 0.5 * self._weight
             np.subtract(columns[corners + corner].take(place), moved, out=objectives[corner])
         objective = objectives.max(axis=0)
-        upper += _ROUNDING * np.abs(upper)
+        upper += _ROUNDING * (np.abs(upper) + np.abs(objective))
         wanted = self._tolerance * np.maximum(1.0, np.abs(objective))
         certified = np.asarray(inside & (upper - objective <= wanted))
         taken = _Corners(columns, place, objectives, objectives.argmax(axis=0))
         good = certified & is_as_good(objectives, objective, upper, wanted)
-        tied = self._break_ties(lattice.spacing, points, taken, good & (upper - objectives <= wanted))
-        gap = np.maximum(upper - taken.objective, 0.0) + _ROUNDING * np.abs(objective)
+        good &= upper - objectives <= (1.0 - self._tolerance) * wanted
+        tied = self._break_ties(lattice.spacing, points, taken, good)
+        gap = np.maximum(upper - taken.objective, 0.0)
         evaluations = np.full(count, corners, dtype=np.int64)
         return LookedUp(taken.maximiser(), taken.value, gap, tied, certified, evaluations)
 

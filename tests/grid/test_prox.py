@@ -129,6 +129,14 @@ class TestCertificates:
         np.testing.assert_allclose(apart.maximiser, together.maximiser, atol=1e-12)
         assert not apart.unfinished.any()
 
+    def test_rounding_leaves_no_row_just_above_the_tolerance(self):
+        def rough(t):
+            return np.abs(np.sin(3.0 * t[:, 0]))
+
+        # Far to search, and so with rounding that the gap has to allow for.
+        f, points = ak.lipschitz(rough, 3.0, VARIABLES[1]), np.linspace(-8.0, 8.0, 501)[:, None]
+        checked(f, 0.02, points, opened(f, 1, 0.02, rows=1, tolerance=1e-6).solve(points), 1e-6)
+
     @pytest.mark.parametrize("k", [1, 2])
     def test_what_is_forgotten_is_found_again_as_it_was(self, k, monkeypatch):
         f, points = waves_and_points(k, 0), np.random.default_rng(3).standard_normal((300, k))
