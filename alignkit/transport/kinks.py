@@ -13,8 +13,10 @@ Source: A. Lewis, "Active sets, nonsmoothness, and sensitivity", SIAM J. Optim. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ class Kinks:
         matrix: (pieces, d), dense or sparse.
         offset: (pieces,).
         groups: (pieces,), int64, the group of each piece, ascending.
-        weights: (groups,); where one is negative the maximum is a convex summand, and no maximiser lies at its kink.
+        weights: (groups,); where one is not positive the maximum is no concave summand, and its kink holds no maximiser.
         atoms: the atom of each group.
         slots: (pieces,), int64, the entry of the concatenated μ that a piece's multiplier goes to; −1 for none.
         signs: (pieces,), what it is multiplied by there.
@@ -105,7 +107,7 @@ class _Gathered:
         """Take an atom of affine arguments as maxima."""
         duals = [Parameter(arg.shape, np.zeros(arg.shape), name="μ") for arg in atom.args]
         parts = [multiply(dual, arg) for dual, arg in zip(duals, atom.args, strict=True)]
-        linear = parts[0] if len(parts) == 1 else sum_of(parts)
+        linear = reduce(operator.add, parts)
         self.replaced[id(atom)] = linear if atom.shape == linear.shape else sum(linear, axis=atom.axis)
         for arg in atom.args:
             inside = affine_over(arg, dimension)
@@ -113,31 +115,14 @@ class _Gathered:
         sizes = [arg.size for arg in atom.args]
         starts = self.entries + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         outer = -1.0 if isinstance(atom, Min | Minimum) else 1.0
+        weights = -outer * (spread(atom, coefficients) if isinstance(atom, Norm1) else coefficients)
         for group, members in _groups(atom, starts):
-            weight = -outer * float(group_coefficient(atom, coefficients, group))
-            if weight == 0.0:
-                continue
-            self.weights.append(weight)
+            self.weights.append(float(weights[group]))
             self.atoms.append(atom)
             for entry, sign in members:
                 self.pieces.append((entry, sign, len(self.weights) - 1, outer * sign))
         self.entries += int(np.sum(sizes))
         self.duals += duals
-
-
-def sum_of(parts: Sequence[Expression]) -> Expression:
-    """The sum of expressions of one shape."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def group_coefficient(atom: Atom, coefficients: Floats, group: int) -> float:
-    """What a maximum inside an atom is multiplied by in the reward."""
-    if isinstance(atom, Norm1):
-        return float(spread(atom, coefficients)[group])
-    return float(coefficients[group])
 
 
 def _groups(atom: Atom, starts: Any) -> list[tuple[int, list[tuple[int, float]]]]:

@@ -285,7 +285,7 @@ def settle(program: Program, start: Floats, reach: Floats) -> Settled:
 
 
 def _near(program: Program, points: Floats, reach: Floats) -> Booleans:
-    """Pieces that could be the maximum within reach of the points; of convex maxima the largest alone."""
+    """Pieces that could be the maximum within reach of the points; of maxima that are no concave summands the largest alone."""
     values = program.offsets + points @ program.slopes.T
     gap = program.tops(values) - values
     if not values.shape[1]:
@@ -295,12 +295,12 @@ def _near(program: Program, points: Floats, reach: Floats) -> Booleans:
     rounding = 1e-12 * (1.0 + np.abs(values))
     concave = program.weights[program.groups] > 0
     active = np.where(concave, gap <= 2.0 * reach[:, None] * largest + rounding, gap <= 0.0)
-    return _one_of_convex(program, active)
+    return _one_of_others(program, active)
 
 
-def _one_of_convex(program: Program, active: Booleans) -> Booleans:
-    """Of convex maxima the first of equal pieces."""
-    for group in np.flatnonzero(program.weights < 0):
+def _one_of_others(program: Program, active: Booleans) -> Booleans:
+    """Of maxima that are no concave summands the first of equal pieces."""
+    for group in np.flatnonzero(program.weights <= 0):
         members = np.flatnonzero(program.groups == group)
         first = members[np.argmax(active[:, members], axis=1)]
         active[:, members] = False
@@ -381,7 +381,7 @@ class _State:
         concave = program.weights[program.groups] > 0
         changed = np.where(concave, active | above, values >= program.tops(values))
         risen = above.any(axis=1)
-        self.active[rows[risen]] = _one_of_convex(program, changed[risen])
+        self.active[rows[risen]] = _one_of_others(program, changed[risen])
         return np.asarray(risen)
 
     def flat(self, program: Program) -> Booleans:

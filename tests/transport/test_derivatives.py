@@ -157,6 +157,15 @@ def test_a_largest_entry_of_zeros_beside_a_kink_that_is_left():
     np.testing.assert_allclose(found.x, [[0.0, 0.0, 1.0]], atol=1e-12)
 
 
+def test_a_weight_that_is_zero_has_a_derivative():
+    # T(x) = x − a·sign(x)/λ.
+    a = ak.Parameter((), 0.0, nonneg=True, name="a")
+    found = derivative(-a * ak.norm1(ak.Variable(D)), 2.0, parameters=[a]).pull_back(X, X, COTANGENT)
+    assert found.parameters[0] == pytest.approx(-(np.sign(X) * COTANGENT).sum() / 2.0, abs=1e-12)
+    with pytest.raises(NotDifferentiableError, match=r"norm1\(x\) is at a kink"):
+        derivative(-a * ak.norm1(ak.Variable(D)), 2.0, parameters=[a]).pull_back(X * 0.0, X * 0.0, COTANGENT)
+
+
 def test_a_norm_away_from_its_kink():
     # y = x − (x − t)/(λ‖x − t‖).
     target = ak.Parameter(D, RNG.normal(size=D))
