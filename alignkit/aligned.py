@@ -225,7 +225,9 @@ class Aligned:
             derivative = TransportDerivative(
                 transport.composition, self.plan.diagnosis.reward, transport.weight, layers.autodiff, transport.cost
             )
-            return derivative.pull_back(rows, y, cotangent, gap=moved.gap, refused=moved.tied).x
+            # Half precision tells too little of where a maximiser is.
+            found = transport.apply(rows) if x.dtype.itemsize < 4 else replace(moved, y=y)
+            return derivative.pull_back(rows, found.y, cotangent, gap=found.gap, refused=found.tied).x
 
         return layers.attach(x, moved.y, pull_back)
 

@@ -46,7 +46,8 @@ class Kinks:
         matrix: (pieces, d), dense or sparse.
         offset: (pieces,).
         groups: (pieces,), int64, the group of each piece, ascending.
-        weights: (groups,); where one is not positive the maximum is no concave summand, and its kink holds no maximiser.
+        weights: (groups,); where one is not positive the maximum is no concave summand, and its kink holds no
+            maximiser.
         atoms: the atom of each group.
         slots: (pieces,), int64, the entry of the concatenated μ that a piece's multiplier goes to; −1 for none.
         signs: (pieces,), what it is multiplied by there.

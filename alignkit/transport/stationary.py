@@ -285,7 +285,7 @@ def settle(program: Program, start: Floats, reach: Floats) -> Settled:
 
 
 def _near(program: Program, points: Floats, reach: Floats) -> Booleans:
-    """Pieces that could be the maximum within reach of the points; of maxima that are no concave summands the largest alone."""
+    """Pieces that could be the maximum within reach of the points; but one of maxima that are no concave summands."""
     values = program.offsets + points @ program.slopes.T
     gap = program.tops(values) - values
     if not values.shape[1]:

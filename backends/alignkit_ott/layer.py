@@ -68,16 +68,18 @@ class JaxLayers:
             return host.pull_back(_on_host(x), [_on_host(value) for value in values], moved, _on_host(cotangent))
 
         def solved(x: jax.Array, *values: jax.Array) -> Any:
-            shapes = _shaped(x.shape, x.dtype), _shaped(x.shape[:1], x.dtype), _shaped(x.shape[:1], np.dtype(bool))
+            # Half precision tells too little of where a maximiser is.
+            wide, rows = jnp.promote_types(x.dtype, jnp.float32), x.shape[:1]
+            shapes = _shaped(x.shape, wide), _shaped(rows, wide), _shaped(rows, np.dtype(bool))
             return _called(forward, shapes, x, *values)
 
         @jax.custom_vjp
         def apply(x: jax.Array, *values: jax.Array) -> jax.Array:
-            return solved(x, *values)[0]  # type: ignore[no-any-return]
+            return solved(x, *values)[0].astype(x.dtype)  # type: ignore[no-any-return]
 
         def apply_forward(x: jax.Array, *values: jax.Array) -> tuple[jax.Array, Any]:
             moved = solved(x, *values)
-            return moved[0], (*moved, x, *values)
+            return moved[0].astype(x.dtype), (*moved, x, *values)
 
         def apply_backward(kept: Any, cotangent: jax.Array) -> Any:
             given = kept[3:]

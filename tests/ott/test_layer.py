@@ -79,4 +79,5 @@ def test_refusals():
     with pytest.raises(jax.errors.JaxRuntimeError, match="is at a kink"):
         jax.jit(gradient)(rows)
     found = jax.grad(lambda rows: layer(rows)[1].sum())(rows)
+    assert (jax.grad(lambda rows: layer(rows).sum())(100.7 * jnp.ones((1, D), jnp.bfloat16)) == 1.0).all()
     np.testing.assert_allclose(found, [[0, 0, 0, 0], [0, 1, 1, 1]], atol=1e-6)

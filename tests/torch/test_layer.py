@@ -76,6 +76,9 @@ def test_shapes_and_precisions_are_those_of_x():
         aligned.transport(points).sum().backward()
         assert points.grad.dtype == dtype and points.grad.shape == points.shape
         np.testing.assert_allclose(points.grad.double().numpy(), 1.5 / 3.5, rtol=unit)
+    far = leaf([[100.7, -300.3, 50.1, 7.0]], torch.bfloat16)
+    solved(-ak.norm1(x - 1.0)).transport(far).sum().backward()
+    assert (far.grad == 1.0).all()
 
 
 def test_descent_through_the_map_finds_the_parameters_that_made_the_data():

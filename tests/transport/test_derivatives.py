@@ -114,7 +114,7 @@ def test_smooth_costs_that_are_not_quadratic(name):
     cost, slope = SMOOTH_COSTS[name]
     t = ak.Parameter(3, np.array([0.3, -0.2, 0.5]))
     x = ak.Variable(D)
-    reward = -ak.log_sum_exp(ROWS @ x - t) + ak.inner(SLOPE, x)
+    reward = -ak.log_sum_exp(ROWS @ x - t) + ak.inner(SLOPE, x) + ak.inner(t, x[:3])
 
     def moved(points, weight, target):
         t.value = target
