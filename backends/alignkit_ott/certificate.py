@@ -46,11 +46,10 @@ def account(
         strength: μ, by which the objective is strongly concave under half the squared distance.
         is_concave: whether there is a bound at all.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        if problem.displacement is None:
-            found = _under_squared_distance(problem.weight, displacement, value, slope, strength)
-        else:
-            found = _under_cost(problem, displacement, value, slope)
+    if problem.displacement is None:
+        found = _under_squared_distance(problem.weight, displacement, value, slope, strength)
+    else:
+        found = _under_cost(problem, displacement, value, slope)
     gap = np.where(np.isnan(found.gap) | ~np.isfinite(found.objective), np.inf, found.gap)
     if not is_concave:
         gap = np.full(len(gap), np.inf)

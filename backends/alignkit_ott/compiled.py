@@ -39,7 +39,7 @@ class Arguments(NamedTuple):
         limit: (n,), how far δ may go before the row counts as lost.
         weight: λ.
         rows: R, (k, m); None for the identity.
-        linear: g, (m,); None for 0.
+        linear: g, (m,); None under half the squared distance.
         parameters: values of the parameters of f.
         iterations: at most as many.
     """

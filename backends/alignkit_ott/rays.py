@@ -57,11 +57,10 @@ def _spread(problem: ProxProblem, steps: Floats) -> Floats:
 
 def _objective(problem: ProxProblem, steps: Floats, value: Floats) -> Floats:
     given = problem.displacement
-    with np.errstate(over="ignore", invalid="ignore"):
-        if given is None:
-            found = value - 0.5 * problem.weight * (steps**2).sum(axis=1)
-        else:
-            found = value + steps @ given.linear - problem.weight * np.asarray(given.cost.of_displacement(steps))
+    if given is None:
+        found = value - 0.5 * problem.weight * (steps**2).sum(axis=1)
+    else:
+        found = value + steps @ given.linear - problem.weight * np.asarray(given.cost.of_displacement(steps))
     return np.where(np.isnan(found), -np.inf, found)
 
 

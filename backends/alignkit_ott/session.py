@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution
+from alignkit.contracts import Displacement, Floats, Progress, ProxProblem, ProxSolution
 from alignkit.errors import NonFiniteError, UnboundedTransportError
 from alignkit_ott.certificate import Account, account, residual_of
 from alignkit_ott.compiled import Arguments, compiled_solver, evaluate_rows
@@ -74,8 +74,7 @@ class OttProxSession:
         """
         if problem.nonlinear is not self.problem.nonlinear or problem.device != self.problem.device:
             return False
-        mine, theirs = self.problem.displacement, problem.displacement
-        if (mine is None) != (theirs is None) or (mine is not None and theirs is not None and mine.cost != theirs.cost):
+        if not _have_one_form(self.problem.displacement, problem.displacement):
             return False
         try:
             found = plan(problem)
@@ -101,7 +100,8 @@ class OttProxSession:
         unfinished = np.ones(count, dtype=bool)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
-            found = self._solve_part(points[part], first)
+            with np.errstate(over="ignore", invalid="ignore"):  # rows beyond float64 end as rows without a bound
+                found = self._solve_part(points[part], first)
             displacement[part], value[part] = found.displacement, found.value
             moved[part] += self._spread(found.displacement)
             gap[part] = found.account.gap
@@ -177,8 +177,7 @@ class OttProxSession:
             self._refuse_lost(np.any(found.lost.reshape(-1, count), axis=0, keepdims=True)[0], first, points)
         objective = np.where(found.lost, -np.inf, found.account.objective).reshape(-1, count)
         best = objective.max(axis=0)
-        with np.errstate(invalid="ignore"):
-            as_good = objective >= best - _EQUAL * np.maximum(1.0, np.abs(best))
+        as_good = objective >= best - _EQUAL * np.maximum(1.0, np.abs(best))
         return _picked(found, np.argmax(as_good, axis=0) * count + np.arange(count))
 
     def _polished(self, points: Floats, found: _Rows) -> _Rows:
@@ -215,7 +214,7 @@ class OttProxSession:
                 _FAR * (1.0 + np.linalg.norm(rows, axis=1)),
                 np.float64(problem.weight),
                 None if given is None else given.rows,
-                None if given is None or not given.linear.any() else given.linear,
+                None if given is None else given.linear,
                 present_values(problem.nonlinear),
                 np.int64(iterations),
             )
@@ -223,6 +222,9 @@ class OttProxSession:
                 found = solver(arguments)
                 parts.append(tuple(np.asarray(array)[: len(chosen)] for array in found))
         displacement, value, slope, still, lost = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        # A row beyond float64 stays where it is.
+        nowhere = ~np.isfinite(displacement).all(axis=1)
+        displacement[nowhere], value[nowhere], still[nowhere] = 0.0, -np.inf, False
         judged = account(
             problem, displacement, value, slope, strength=self.plan.strength, is_concave=self.plan.is_concave
         )
@@ -257,6 +259,14 @@ class OttProxSession:
 def _cost_of(problem: ProxProblem) -> Any:
     """h; None for half the squared distance."""
     return None if problem.displacement is None else problem.displacement.cost
+
+
+def _have_one_form(one: Displacement | None, other: Displacement | None) -> bool:
+    """Whether penalties differ in numbers only that are arguments of what is compiled."""
+    if one is None or other is None:
+        return one is other
+    shapes = [None if penalty.rows is None else penalty.rows.shape for penalty in (one, other)]
+    return bool(one.cost == other.cost) and one.size == other.size and shapes[0] == shapes[1]
 
 
 def _picked(rows: _Rows, chosen: NDArray[np.int64]) -> _Rows:

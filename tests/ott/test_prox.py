@@ -270,6 +270,19 @@ def test_a_value_that_is_none_is_found_with_its_row():
         solved(problem(f), points)
 
 
+@pytest.mark.parametrize("cost", [None, ak.costs.PNorm(3.0, 3.0)])
+def test_rows_beyond_float64_spoil_no_others(cost):
+    given = problem(-ak.sum_squares(MATRIX @ W - OFFSET), cost=cost)
+    points = POINTS.copy()
+    points[1], points[4] = 1e200, -1e300
+    solution = solved(given, points)
+    assert np.flatnonzero(solution.unfinished).tolist() == [1, 4] and np.isinf(solution.gap[[1, 4]]).all()
+    assert np.isfinite(solution.maximiser).all()
+    others = np.delete(np.arange(12), [1, 4])
+    alone = solved(given, points[others])
+    np.testing.assert_allclose(solution.maximiser[others], alone.maximiser, atol=1e-9)
+
+
 # ---- bids
 
 
