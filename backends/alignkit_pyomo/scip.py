@@ -1,8 +1,8 @@
 """SCIP, by PySCIPOpt: global optima of models with nonlinear relations.
 
-PySCIPOpt itself and not Pyomo's interface to it: that one knows no abs and no bounds on the time to build, redirects
-file descriptors of the whole process, and makes one nonlinear constraint of the objective, which SCIP then has to take
-apart again.
+PySCIPOpt itself and not Pyomo's interface to it, which knows neither abs nor atan, makes one nonlinear constraint of
+the objective, and redirects the file descriptors of the whole process. A sum of three maxima in two dimensions, written
+with √(a²), it left unsolved after 20 s; here it takes 0.1 to 0.3 s.
 """
 
 from __future__ import annotations

@@ -19,14 +19,14 @@ _SECONDS_PER_COLUMN = 1e-5
 _SECONDS_PER_STEP = 1.5e-3
 #: Of a node of the search tree, for each relation.
 _SECONDS_PER_NODE = 1.5e-4
-#: Nodes for each box in which all curves bend one way, and how far the argument of a curve moves in one.
-_NODES_PER_BOX, _HALF_TURN = 3.0, math.pi
+#: Nodes are about a·b^(ck) where the arguments of curves move through b half turns: sums of waves, k = 1 to 3.
+_NODES, _GROWTH, _HALF_TURN = 30.0, 0.6, math.pi
 #: How often a curve that is no wave may change the way it bends.
 _BENDS = 3.0
 
 
 def nodes_per_row(prepared: Prepared) -> float:
-    """How many nodes a search takes, about: boxes in which no curve changes the way it bends, and choices of pieces.
+    """How many nodes a search takes, about, by how often curves change the way they bend, and by choices of pieces.
 
     It is told at a row in the origin, as there are no others yet.
     """
@@ -40,8 +40,8 @@ def nodes_per_row(prepared: Prepared) -> float:
             low, high = step.inputs.interval(ball.centres, radii, lower, upper)
             width = _widest(low, high) / _HALF_TURN
             bends = max(bends, width if step.is_wave else min(width, _BENDS))
-    boxes = bends**k if any(step.is_bent for step in prepared.program.steps) else 0.0
-    return float(1.0 + _NODES_PER_BOX * boxes + prepared.choices**1.5)
+    searched = _NODES * bends ** (_GROWTH * k) if any(step.is_bent for step in prepared.program.steps) else 0.0
+    return float(1.0 + searched + prepared.choices**1.5)
 
 
 def seconds_per_row(prepared: Prepared) -> float:

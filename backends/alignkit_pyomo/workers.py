@@ -133,7 +133,8 @@ class _Process:
 
     def __init__(self) -> None:
         # The parent's path, so that an editable or a copied install is found; a solver's own words go nowhere.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "alignkit_pyomo.worker"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
