@@ -8,6 +8,8 @@ Peers solve the reduced problem, on some of the rows, without a certificate: a j
 as dense as the tolerance needs at a smooth maximum, for k ≤ 2; sixteen starts of L-BFGS, for k = 3, where such a grid
 would take seconds a row. A coarse jax grid polished by Newton's method stands beside them without a bar.
 
+OMP_NUM_THREADS=1 and XLA_FLAGS=--xla_cpu_multi_thread_eigen=false hold peers to one thread.
+
 Bars: every row certified; no row worse than the best of 10⁶ points by more than its gap; ratios to the peer of `BARS`.
 """
 
