@@ -251,6 +251,18 @@ class TestLimits:
         assert all(answer.is_finished for _, answer in workers.solve(tasks))
         workers.close()
 
+    def test_processes_end_when_their_answers_are_no_longer_wanted(self):
+        prepared = prepare(ProxProblem(*ALGEBRAIC["waves"], 1, 4))
+        points = np.zeros((4, 1))
+        ball = prepared.reach.ball(points)
+        rows = prepared.rows(points, ball, prepared.objective(points, points, None), np.full(4, 1e-4))
+        workers = Workers(2)
+        answers = workers.solve([Task(row.model, 4e-5, 0.0, 10.0) for row in rows])
+        next(answers)
+        processes = [one._process for one in workers._processes]
+        answers.close()
+        assert all(process.poll() is not None for process in processes) and workers._processes == []
+
 
 class TestUpdates:
     def test_a_session_follows_parameters_and_refuses_what_the_backend_refuses(self):
