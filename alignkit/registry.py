@@ -65,7 +65,7 @@ class Manifest:
         base_laws: from the name of a base law to the path of the function that makes it.
         importer: path of a function that turns the engine's own objects into alignkit's.
         cost_importer: path of a function that turns the engine's own transport costs into `ak.costs.Cost`s.
-        sample_distance: path of a function `(x, y, *, epsilon) → float`, the distance W₂ between samples (n, d), (m, d).
+        sample_distance: path of a function `(x, y, *, epsilon) → float`, W₂ between samples (n, d) and (m, d).
 
     Example:
         >>> Manifest(name="mine", engines=("numpy",), install="pip install mine", prox_solver="mine.prox:Solver").name
