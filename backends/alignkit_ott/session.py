@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,19 +35,23 @@ _SCOUTING = 100
 _ITERATIONS = {Method.LBFGS: 1000, Method.PROXIMAL_GRADIENT: 5000}
 #: A row is lost once it went that far, relative to 1 + |v|.
 _FAR = 1e8
-#: Of several local maxima as good as the best up to this the first start's is taken, whatever rounding says.
+#: Local maxima as good as the best up to the tolerance are ties where they lie this far from it, relative to 1 + |δ|:
+#: nearer, two starts may have ended at one.
+_APART = 0.05
+#: Of local maxima as good as the best up to this, that of the first start is taken, whatever rounding says.
 _EQUAL = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """What is known of some rows: δ, f, ∇f, and which are done."""
+    """What is known of some rows: δ, f, ∇f, which are done, which ran away, and which have another maximiser."""
 
     displacement: Floats
     value: Floats
     slope: Floats
     still: NDArray[np.bool_]
     lost: NDArray[np.bool_]
+    tied: NDArray[np.bool_]
     account: Account
 
 
@@ -97,14 +101,14 @@ class OttProxSession:
         step = self._slots
         displacement, moved = np.zeros((count, size)), points.copy()
         value, gap = np.zeros(count), np.full(count, np.inf)
-        unfinished = np.ones(count, dtype=bool)
+        unfinished, tied = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
             with np.errstate(over="ignore", invalid="ignore"):  # rows beyond float64 end as rows without a bound
                 found = self._solve_part(points[part], first)
             displacement[part], value[part] = found.displacement, found.value
             moved[part] += self._spread(found.displacement)
-            gap[part] = found.account.gap
+            gap[part], tied[part] = found.account.gap, found.tied
             unfinished[part] = self._misses(found.account) if self.plan.is_concave else ~found.still
             if progress is not None:
                 progress("ott", part.stop, count)
@@ -114,6 +118,7 @@ class OttProxSession:
             unfinished,
             value=value,
             displacement=None if self.problem.displacement is None else displacement,
+            tied=None if self.plan.starts == 1 else tied,
         )
 
     def residual(self, points: Floats, solution: ProxSolution) -> Floats:
@@ -178,13 +183,17 @@ class OttProxSession:
         objective = np.where(found.lost, -np.inf, found.account.objective).reshape(-1, count)
         best = objective.max(axis=0)
         as_good = objective >= best - _EQUAL * np.maximum(1.0, np.abs(best))
-        return _picked(found, np.argmax(as_good, axis=0) * count + np.arange(count))
+        chosen = _picked(found, np.argmax(as_good, axis=0) * count + np.arange(count))
+        near_best = objective >= best - self.problem.tolerance * np.maximum(1.0, np.abs(best))
+        away = np.linalg.norm(found.displacement.reshape(-1, count, self._size) - chosen.displacement, axis=2)
+        apart = away > _APART * (1.0 + np.linalg.norm(chosen.displacement, axis=1))
+        return replace(chosen, tied=(near_best & apart).any(axis=0))
 
     def _polished(self, points: Floats, found: _Rows) -> _Rows:
         """The best starts of rows, gone on with."""
         again = self._run(points, found.displacement, _AMBITIONS[1], _ITERATIONS[self.plan.method])
         kept = np.flatnonzero(again.account.objective >= found.account.objective)
-        return _replaced(found, kept, _picked(again, kept))
+        return replace(_replaced(found, kept, _picked(again, kept)), tied=found.tied)
 
     def _again_where_missed(self, points: Floats, found: _Rows) -> _Rows:
         for ambition in _AMBITIONS[1:]:
@@ -228,7 +237,7 @@ class OttProxSession:
         judged = account(
             problem, displacement, value, slope, strength=self.plan.strength, is_concave=self.plan.is_concave
         )
-        return _Rows(displacement, value, slope, still, lost, judged)
+        return _Rows(displacement, value, slope, still, lost, np.zeros_like(lost), judged)
 
     # ---- rows without a maximum, or without a value
 
@@ -277,6 +286,7 @@ def _picked(rows: _Rows, chosen: NDArray[np.int64]) -> _Rows:
         rows.slope[chosen],
         rows.still[chosen],
         rows.lost[chosen],
+        rows.tied[chosen],
         Account(judged.objective[chosen], judged.gap[chosen]),
     )
 
@@ -296,6 +306,7 @@ def _replaced(rows: _Rows, places: NDArray[np.int64], others: _Rows) -> _Rows:
         put(rows.slope, others.slope),
         put(rows.still, others.still),
         put(rows.lost, others.lost),
+        put(rows.tied, others.tied),
         Account(put(mine.objective, theirs.objective), put(mine.gap, theirs.gap)),
     )
 

@@ -230,6 +230,18 @@ def test_many_starts_find_what_a_grid_finds_and_promise_nothing():
     assert (objective(given, points, solution) >= best - 1e-5).all()
 
 
+def test_rows_with_two_maximisers_are_marked_and_the_same_one_is_taken():
+    """|z − 1| and |z + 1| away from the nearer of two points: v = 0 is torn between them."""
+    w = ak.Variable(1, name="w")
+    f = -2.0 * ak.distance_to_points(w, [[-1.0], [1.0]])
+    points = np.array([[-0.5], [0.0], [0.5], [0.0]])
+    solution = solved(problem(f, 0.5, k=1), points)
+    assert solution.tied.tolist() == [False, True, False, True]
+    np.testing.assert_allclose(np.abs(solution.maximiser), 1.0, atol=1e-6)
+    assert solution.maximiser[1] == solution.maximiser[3]
+    assert solved(problem()).tied is None
+
+
 # ---- no maximum, no value
 
 
