@@ -461,3 +461,12 @@ class RowPasses(Protocol):
             directions: (m, d), likewise, m at least 1.
         """
         ...
+
+    def write_entries(self, x: NDArray[Any], steps: SparseRows, y: NDArray[Any]) -> None:
+        """y = x with a few entries of each row moved.
+
+        Arguments:
+            x, y: (n, d), float32 or float64; y may be x.
+            steps: (n,), which entries, and by how much.
+        """
+        ...

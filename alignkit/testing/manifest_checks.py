@@ -24,7 +24,7 @@ _ALWAYS_THERE = frozenset({"alignkit", "array_api_compat", "numpy", "scipy"})
 _CLASSES = {
     "tilt_sampler": ("bid", "open"),
     "prox_solver": ("bid", "open"),
-    "row_passes": ("read", "write"),
+    "row_passes": ("read", "write", "write_entries"),
     "transport_layer": ("layer",),
 }
 _FUNCTIONS = ("base_sampler", "importer", "cost_importer", "sample_distance")

@@ -448,6 +448,8 @@ class PNorm(_PowerOfNorm):
         size = xp.abs(displacement)
         if math.isinf(self.p):
             return xp.max(size, axis=1)
+        if self.p == 1:
+            return xp.sum(size, axis=1)
         # Scaled by the largest entry, so that no power overflows.
         top = xp.max(size, axis=1, keepdims=True)
         scale = xp.where(top > 0, top, xp.ones_like(top))
@@ -553,9 +555,7 @@ class ElasticNet(Cost):
 
 def is_ott(value: object) -> bool:
     """True for OTT's costs, and for those of classes that inherit from one; does not import OTT."""
-    return any(
-        kind.__module__.partition(".")[0] == "ott" and kind.__name__ == "CostFn" for kind in type(value).__mro__
-    )
+    return any(kind.__module__.partition(".")[0] == "ott" and kind.__name__ == "CostFn" for kind in type(value).__mro__)
 
 
 def from_ott(cost: Any) -> Cost:

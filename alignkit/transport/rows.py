@@ -209,7 +209,9 @@ class CompiledRows(HostRows):
 
     def _write(self, part: slice, step: Floats | SparseRows | None) -> None:
         factors = self._factors
-        if factors.write is None or not isinstance(step, np.ndarray):
+        if isinstance(step, SparseRows) and factors.shift is None:
+            self._passes.write_entries(self._x[part], step, self._y[part])
+        elif factors.write is None or not isinstance(step, np.ndarray):
             super()._write(part, step)
         else:
             self._passes.write(self._x[part], factors.steps(step), factors.write, self._y[part])

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.contracts import Floats
+from alignkit.contracts import Floats, SparseRows
 
 __all__ = ["CompiledRowPasses"]
 
@@ -51,6 +51,17 @@ class CompiledRowPasses:
             directions: (m, d), likewise.
         """
         _write(x, steps, directions, y)
+
+    def write_entries(self, x: NDArray[Any], steps: SparseRows, y: NDArray[Any]) -> None:
+        """y = x with a few entries of each row moved.
+
+        Arguments:
+            x, y: (n, d), float32 or float64, in C order; y may be x.
+            steps: (n,), which entries, and by how much.
+        """
+        if y.ctypes.data != x.ctypes.data:
+            np.copyto(y, x)
+        _add_entries(np.ascontiguousarray(steps.coordinates), np.ascontiguousarray(steps.amounts), y)
 
 
 @_compiled
@@ -127,3 +138,11 @@ def _write(x, steps, directions, y):  # type: ignore[no-untyped-def]
                 a = steps[row, j]
                 for i in range(d):
                     y[row, i] += a * directions[j, i]
+
+
+@_compiled
+def _add_entries(coordinates, amounts, y):  # type: ignore[no-untyped-def]
+    n, count = amounts.shape
+    for row in range(n):
+        for place in range(count):
+            y[row, coordinates[row, place]] += amounts[row, place]

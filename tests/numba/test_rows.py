@@ -7,6 +7,7 @@ import pytest
 
 import alignkit as ak
 from alignkit.compiler.composition import compose
+from alignkit.contracts import SparseRows
 from alignkit.transport.lifting import lift
 from alignkit.transport.rows import CompiledRows, Factors, HostRows
 from alignkit_numba.rows import CompiledRowPasses
@@ -77,6 +78,20 @@ def test_rows_are_read_and_written_as_numpy_does(reward):
             wanted = x[part] + reduction.shift + moved
             wanted[2] = x[7]
             np.testing.assert_allclose(y[part], wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_entries_move(dtype):
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((9, 12)).astype(dtype)
+    places = np.stack([generator.permutation(12)[:3] for _ in range(9)])
+    steps = SparseRows(places, generator.standard_normal((9, 3)))
+    wanted = x + steps.dense(12)
+    y = np.empty_like(x)
+    PASSES.write_entries(x, steps, y)
+    np.testing.assert_allclose(y, wanted, rtol=4 * EPS[dtype], atol=4 * EPS[dtype])
+    PASSES.write_entries(x, steps, x)
+    np.testing.assert_array_equal(x, y)
 
 
 def test_large_batches_take_the_passes_and_agree_with_small_ones():
