@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 from alignkit.errors import ParameterError, UnboundedTransportError
+from alignkit_numba.vectors import compiled, inlined
 
 __all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "solve_over_polytope", "top_polytope"]
 
@@ -336,14 +337,15 @@ def solve_over_polytope(polytope: DualPolytope, residuals: Floats) -> SparseMove
     todo = np.ones(rows, dtype=np.bool_)
     answers = coordinates, amounts, value, gap, todo
     if polytope.listed is not None:
-        _look_up(residuals, base, constraints, polytope.listed, *answers)
+        count = polytope.listed.vertices.shape[1]
+        _look_up(residuals, base, constraints, polytope.listed, *answers, np.empty(count), np.empty((4, k)))
     # Where a vertex's bases do not settle a row, pivots do.
     _pivot(residuals, base, constraints, *polytope.tables, *answers)
     gap[todo] = np.where(np.isfinite(gap[todo]), gap[todo], np.inf)
     return SparseMoves(coordinates, amounts, value, gap, todo)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def _scale(s, base, constraints):  # type: ignore[no-untyped-def]
     """What the terms of a row's objective amount to."""
     size = abs(base)
@@ -352,11 +354,10 @@ def _scale(s, base, constraints):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinates, amounts):  # type: ignore[no-untyped-def]
+@inlined
+def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinates, amounts, rest):  # type: ignore[no-untyped-def]
     """Write the move of a basis, and return what it attains and its gap to a vertex that is `excess` outside."""
     k = s.size
-    rest = np.empty(k)
     for j in range(k):
         rest[j] = s[j]
     cost, terms = base, 2.0 * abs(base) + _scale(s, base, constraints)
@@ -389,12 +390,11 @@ def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinate
     return cost, max(cost - bound, 0.0) + (k + 4) * _EPS * (terms + size)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, gap, todo):  # type: ignore[no-untyped-def]
+@compiled
+def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, gap, todo, heights, work):  # type: ignore[no-untyped-def]
     """Take the best vertex for each row, and of its bases one whose multipliers have the right signs."""
     k, count = listed.vertices.shape
-    heights = np.empty(count)
-    multipliers, trial, vertex = np.empty(k), np.empty(k), np.empty(k)
+    multipliers, trial, vertex, rest = work[0], work[1], work[2], work[3]
     for row in range(residuals.shape[0]):
         s = residuals[row]
         size = _scale(s, base[row], constraints)
@@ -417,14 +417,17 @@ def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, 
             vertex[j] = sign * listed.vertices[j, best]
         value[row], gap[row] = _record(
             s, base[row], constraints, listed.bases[best], multipliers, vertex, listed.excess[best],
-            coordinates[row], amounts[row],
+            coordinates[row], amounts[row], rest,
         )  # fmt: skip
         todo[row] = not gap[row] <= _SETTLED * size
 
 
 @njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nnan", "ninf", "nsz", "contract"}
-)  # rows are finite, and the order of a sum is free
+    nogil=True,
+    error_model="numpy",
+    fastmath={"reassoc", "nnan", "ninf", "nsz", "contract"},  # rows are finite, and the order of a sum is free
+    _nrt=False,
+)
 def _heights(columns, s, heights):  # type: ignore[no-untyped-def]
     """⟨p, s⟩ at every vertex; returns where it is largest in absolute value."""
     k, count = columns.shape
@@ -446,7 +449,7 @@ def _heights(columns, s, heights):  # type: ignore[no-untyped-def]
     return where
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def _multipliers(inverse, side, height, s, multipliers):  # type: ignore[no-untyped-def]
     """Write s over the normals of a basis; returns the least multiplier along the active bounds of ±p."""
     k = s.size
@@ -476,7 +479,7 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
         farthest = max(farthest, abs(centre))
     # Vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others.
     inverse = np.empty((k, k))
-    vertex, multipliers, sides, entering, ratios = np.empty((5, k))
+    vertex, multipliers, sides, entering, ratios, rest = np.empty((6, k))
     basis = np.empty(k, dtype=np.int64)
     patience = 200 * (k + 10)
     for row in range(residuals.shape[0]):
@@ -511,7 +514,7 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
                     break
                 continue
             value[row], gap[row] = _record(
-                s, base[row], constraints, basis, multipliers, vertex, excess, coordinates[row], amounts[row]
+                s, base[row], constraints, basis, multipliers, vertex, excess, coordinates[row], amounts[row], rest
             )
             if gap[row] <= _SETTLED * size or refreshed == 2:
                 todo[row] = False
