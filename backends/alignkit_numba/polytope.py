@@ -354,7 +354,7 @@ def _scale(s, base, constraints):  # type: ignore[no-untyped-def]
     return size
 
 
-@inlined
+@compiled
 def _record(s, base, constraints, basis, multipliers, vertex, excess, coordinates, amounts, rest):  # type: ignore[no-untyped-def]
     """Write the move of a basis, and return what it attains and its gap to a vertex that is `excess` outside."""
     k = s.size

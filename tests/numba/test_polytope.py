@@ -120,8 +120,9 @@ def test_the_gap_sees_a_basis_that_is_not_optimal(k):
     polytope = absolute_polytope(matrix, np.ones(k), 0.4)
     best = solve_over_polytope(polytope, residual[None]).value[0]
     basis, vertex = np.arange(k), -np.sign(residual)
+    coordinates, amounts, rest = np.zeros(k, dtype=np.int64), np.zeros(k), np.empty(k)
     value, gap = module._record(
-        residual, 0.0, polytope.constraints, basis, residual, vertex, 10.0, np.zeros(k, dtype=np.int64), np.zeros(k)
+        residual, 0.0, polytope.constraints, basis, residual, vertex, 10.0, coordinates, amounts, rest
     )
     assert value > best + 1e-3
     assert gap >= value - best
