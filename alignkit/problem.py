@@ -396,14 +396,15 @@ class Problem:
         """Under Wasserstein closeness."""
         assert isinstance(self.closeness, Wasserstein)
         radius, weight = self.closeness.present_radius, plan.diagnosis.weight
+        seconds = 0.0 if plan.bid is None else plan.bid.seconds
         if radius is not None:
-            rows = draws_wanted(self.base, 0.0 if plan.bid is None else plan.bid.seconds)
+            rows = draws_wanted(self.base, seconds)
             return fit_within_radius(
                 self.base, maps, self.reward, radius, plan.guarantee,
                 rows=rows, start=weight, seed=seed, progress=progress,
             )  # fmt: skip
         fitted = FittedTransport(self.base, maps.at(weight))
-        certificate = fitted.certify(self.reward, plan.guarantee, seed=seed, progress=progress)
+        certificate = fitted.certify(self.reward, plan.guarantee, seconds=seconds, seed=seed, progress=progress)
         finished = certificate.rows_unfinished == 0 and certificate.gap_max <= plan.tolerance
         return certificate, Status.SOLVED if finished else Status.INACCURATE, fitted
 

@@ -20,7 +20,8 @@ from alignkit.transport.reduction import Transported, TransportMap
 
 __all__ = ["FittedTransport", "Share", "certificate_of", "scores"]
 
-_CERTIFICATE_ROWS = 512
+#: Draws that a certificate is of: as many as are moved in some seconds, within limits.
+_FEWEST, _MOST, _SECONDS = 64, 512, 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +44,19 @@ class FittedTransport:
         return x, self.map.apply(x, progress).y
 
     def certify(
-        self, reward: Expression, guarantee: str, *, seed: int, progress: Progress = None
+        self, reward: Expression, guarantee: str, *, seconds: float, seed: int, progress: Progress = None
     ) -> TransportCertificate:
         """Move a batch of base draws and report what was achieved on it.
 
         Arguments:
             reward: r, as the user wrote it, evaluated in full dimension.
             guarantee: what is promised, with its source.
+            seconds: the time that 10,000 rows are predicted to take, which decides how many draws are moved.
             seed: fixes the draws.
             progress: told how far it is.
         """
-        x = self.base.sample(_CERTIFICATE_ROWS, seed=fold_seed(seed, "transport certificate"), progress=progress)
+        rows = _MOST if seconds <= 0 else min(_MOST, max(_FEWEST, int(_SECONDS / seconds * 10_000)))
+        x = self.base.sample(rows, seed=fold_seed(seed, "transport certificate"), progress=progress)
         moved = self.map.apply(x, progress)
         return certificate_of(reward, x, [Share(1.0, moved)], guarantee)
 

@@ -14,6 +14,7 @@ BENCHMARKS = (
     "compile",
     "transport",
     "prox",
+    "agreement",
     "search",
     "mixture",
     "cover",
