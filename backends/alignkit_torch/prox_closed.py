@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alignkit.contracts import Floats
 from alignkit.expressions.splitting import Quadratic
 from alignkit.transport.separable import Separable
 from alignkit_torch.prox_rows import Answer
@@ -93,14 +94,15 @@ class SeparableProx(_ClosedForm):
     table of breakpoints, and one binary search per entry solves the problem.
 
     Arguments:
-        separable: f.
+        separable: f, up to a constant.
+        at_origin: f(0).
         weight: λ.
         device: where to compute.
 
     Source: soft thresholding and its kin, N. Parikh, S. Boyd, "Proximal algorithms", 2014, section 6.
     """
 
-    def __init__(self, separable: Separable, weight: float, device: torch.device) -> None:
+    def __init__(self, separable: Separable, at_origin: float, weight: float, device: torch.device) -> None:
         super().__init__(len(separable.kinks), device)
         kinks, slopes, intercepts = separable.kinks, separable.slopes, separable.intercepts
         dimension, count = kinks.shape
@@ -115,8 +117,9 @@ class SeparableProx(_ClosedForm):
         # Rounding may swap the two breakpoints of a kink at which p' is continuous.
         breaks = np.maximum.accumulate(breaks, axis=1)
         # Pieces alternate: 2j is the line between kinks j − 1 and j, 2j + 1 is the kink j, on which z is constant.
-        # Columns: z = gain·v + start, clamped to [low, high]; p'(z) ranges over bend·z + [least, most].
-        table = np.empty((dimension, 2 * count + 1, 7))
+        # Columns: z = gain·v + start, clamped to [low, high]; p'(z) ranges over bend·z + [least, most], and p(z) is
+        # (bend·z/2 + least)·z + level.
+        table = np.empty((dimension, 2 * count + 1, 8))
         curved = weight - slopes
         table[:, 0::2, 0], table[:, 0::2, 1] = weight / curved, intercepts / curved
         table[:, 0::2, 2] = np.concatenate([np.full((dimension, 1), -np.inf), kinks], axis=1)
@@ -126,28 +129,46 @@ class SeparableProx(_ClosedForm):
         table[:, 1::2, 0], table[:, 1::2, 4] = 0.0, 0.0
         table[:, 1::2, 1] = table[:, 1::2, 2] = table[:, 1::2, 3] = kinks
         table[:, 1::2, 5], table[:, 1::2, 6] = after, before
+        table[:, :, 7] = _levels(kinks, slopes, intercepts)
+        table[:, 1::2, 7] -= np.where(np.isinf(kinks), 0.0, after * kinks)
         self.breaks = self._tensor(breaks)
-        self.columns = self._tensor(np.ascontiguousarray(np.moveaxis(table, 2, 0).reshape(7, -1)))
+        self.columns = self._tensor(np.ascontiguousarray(np.moveaxis(table, 2, 0).reshape(8, -1)))
+        self.at_origin = at_origin
         self.offsets = torch.arange(dimension, device=device)[:, None] * (2 * count + 1)
 
     def _solve(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         rows = v.T.contiguous()
         piece = torch.searchsorted(self.breaks, rows).add_(self.offsets)
         flat = piece.reshape(-1)
-        gain, start, low, high, bend, least, most = (
+        gain, start, low, high, bend, least, most, level = (
             column.index_select(0, flat).reshape(piece.shape) for column in self.columns
         )
         z = torch.addcmul(start, gain, rows).clamp_(low, high)
         pull = (z - rows).mul_(self.weight)
         curve = bend * z
+        value = torch.addcmul(level, 0.5 * curve + least, z).sum(dim=0).add_(self.at_origin)
         residual = torch.maximum((least + curve).sub_(pull), pull - (most + curve)).clamp_(min=0.0)
         size = torch.maximum(least.abs(), most.abs())
         residual += 8 * _EPS * (self.weight * (z.abs() + rows.abs()) + curve.abs() + size)
         linear, quadratic = self.dropped
         if not linear and not quadratic:
-            return z.T, residual.square_().sum(dim=0).div_(2 * self.strength), None
+            return z.T, residual.square_().sum(dim=0).div_(2 * self.strength), value
         # f differs from its pieces by at most ε‖z‖ + η‖z‖² at z, and by ε(‖z‖ + r) + 2η(‖z‖² + r²) a distance r away.
         square = z.square().sum(dim=0)
         steepest = torch.linalg.vector_norm(residual, dim=0) + linear
         gap = steepest.square_() / (2 * self.strength) + 2 * linear * square.sqrt() + 3 * quadratic * square
+        # What was dropped counts in f, too.
         return z.T, gap, None
+
+
+def _levels(kinks: Floats, slopes: Floats, intercepts: Floats) -> Floats:
+    """p where its pieces, lines of p' and kinks by turns, have z = 0 and where the kinks are, (k, 2m + 1); p(0) = 0."""
+    finite = np.isfinite(kinks)
+    places = np.where(finite, kinks, 0.0)
+    rises = (slopes[:, :-1] - slopes[:, 1:]) * places**2 / 2 + (intercepts[:, :-1] - intercepts[:, 1:]) * places
+    of_lines = np.concatenate([np.zeros((len(kinks), 1)), np.cumsum(np.where(finite, rises, 0.0), axis=1)], axis=1)
+    of_lines -= np.take_along_axis(of_lines, (kinks < 0.0).sum(axis=1, keepdims=True), axis=1)
+    found = np.empty((len(kinks), 2 * kinks.shape[1] + 1))
+    found[:, 0::2] = of_lines
+    found[:, 1::2] = slopes[:, :-1] * places**2 / 2 + intercepts[:, :-1] * places + of_lines[:, :-1]
+    return found

@@ -34,7 +34,7 @@ def engine_of(problem: ProxProblem, how: Plan) -> Engine:
     if isinstance(how, Quadratic):
         return QuadraticProx(how, problem.weight, device)
     if isinstance(how, Separable):
-        return SeparableProx(how, problem.weight, device)
+        return SeparableProx(how, _at_origin(problem), problem.weight, device)
     return CanonicalProx(problem, how, device)
 
 
@@ -131,6 +131,11 @@ class TorchProxSession:
                 ways_out=["Open the problem again.", "Raise λ in ak.Wasserstein(weight=λ)."],
                 expression=str(self.problem.nonlinear),
             )
+
+
+def _at_origin(problem: ProxProblem) -> float:
+    """f(0)."""
+    return float(np.asarray(problem.nonlinear.value(np.zeros((1, problem.dimension)))).item())
 
 
 def _in_chunks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,8 +17,6 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import alignkit.expressions as ex
 from alignkit.errors import CurvatureError, ParameterError
-
-jax.config.update("jax_enable_x64", True)
 
 SHAPE = (4, 3)
 GENERATOR = np.random.default_rng(0)
@@ -91,6 +89,13 @@ MAPS["concatenate"] = (
     MAPS["concatenate"][0],
     lambda x: np.concatenate([x, LEFT[:1].T @ np.ones((1, 3)), -x]),
 )
+
+
+@pytest.fixture(autouse=True)
+def _jax_in_float64() -> Iterator[None]:
+    """For these tests alone: others hold what jax does as it comes."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cvxpy as cp
@@ -14,8 +14,6 @@ import torch
 from scipy import special
 
 import alignkit.expressions as ex
-
-jax.config.update("jax_enable_x64", True)
 
 SHAPE = (2, 3)
 FORM = np.array([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
@@ -72,6 +70,13 @@ ATOMS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any
         lambda x: cp.square(cp.norm2(cp.vec(x, order="C")) + 1.0),
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _jax_in_float64() -> Iterator[None]:
+    """For these tests alone: others hold what jax does as it comes."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.mark.parametrize("name", ATOMS)
