@@ -66,34 +66,72 @@ class CompiledRowPasses:
 
 @_compiled
 def _read(x, directions, out):  # type: ignore[no-untyped-def]
-    """Four rows with two directions at a time: eight sums in registers, for six numbers loaded."""
-    n, d = x.shape
-    m = directions.shape[0]
+    """Four rows with up to four directions at a time: sixteen sums in registers, for eight numbers loaded."""
+    n, m = x.shape[0], directions.shape[0]
+    whole = m - m % 4
     for row in range(0, n - n % 4, 4):
-        for j in range(0, m - m % 2, 2):
-            a0 = a1 = b0 = b1 = c0 = c1 = e0 = e1 = 0.0
-            for i in range(d):
-                first, second = directions[j, i], directions[j + 1, i]
-                a, b = np.float64(x[row, i]), np.float64(x[row + 1, i])
-                c, e = np.float64(x[row + 2, i]), np.float64(x[row + 3, i])
-                a0 += a * first
-                a1 += a * second
-                b0 += b * first
-                b1 += b * second
-                c0 += c * first
-                c1 += c * second
-                e0 += e * first
-                e1 += e * second
-            out[row, j], out[row, j + 1] = a0, a1
-            out[row + 1, j], out[row + 1, j + 1] = b0, b1
-            out[row + 2, j], out[row + 2, j + 1] = c0, c1
-            out[row + 3, j], out[row + 3, j + 1] = e0, e1
-        if m % 2:
+        for j in range(0, whole, 4):
+            _products_with_four(x, row, directions, j, out)
+        if m % 4 == 3:
+            _products_with_three(x, row, directions, whole, out)
+        elif m % 4 == 2:
+            _products_with_two(x, row, directions, whole, out)
+        elif m % 4 == 1:
             for single in range(row, row + 4):
-                out[single, m - 1] = _product(x, single, directions, m - 1)
+                out[single, whole] = _product(x, single, directions, whole)
     for row in range(n - n % 4, n):
         for j in range(m):
             out[row, j] = _product(x, row, directions, j)
+
+
+@_compiled
+def _products_with_four(x, row, directions, j, out):  # type: ignore[no-untyped-def]
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = e0 = e1 = e2 = e3 = 0.0
+    for i in range(x.shape[1]):
+        first, second = directions[j, i], directions[j + 1, i]
+        third, fourth = directions[j + 2, i], directions[j + 3, i]
+        a, b = np.float64(x[row, i]), np.float64(x[row + 1, i])
+        c, e = np.float64(x[row + 2, i]), np.float64(x[row + 3, i])
+        a0, a1, a2, a3 = a0 + a * first, a1 + a * second, a2 + a * third, a3 + a * fourth
+        b0, b1, b2, b3 = b0 + b * first, b1 + b * second, b2 + b * third, b3 + b * fourth
+        c0, c1, c2, c3 = c0 + c * first, c1 + c * second, c2 + c * third, c3 + c * fourth
+        e0, e1, e2, e3 = e0 + e * first, e1 + e * second, e2 + e * third, e3 + e * fourth
+    out[row, j], out[row, j + 1], out[row, j + 2], out[row, j + 3] = a0, a1, a2, a3
+    out[row + 1, j], out[row + 1, j + 1], out[row + 1, j + 2], out[row + 1, j + 3] = b0, b1, b2, b3
+    out[row + 2, j], out[row + 2, j + 1], out[row + 2, j + 2], out[row + 2, j + 3] = c0, c1, c2, c3
+    out[row + 3, j], out[row + 3, j + 1], out[row + 3, j + 2], out[row + 3, j + 3] = e0, e1, e2, e3
+
+
+@_compiled
+def _products_with_three(x, row, directions, j, out):  # type: ignore[no-untyped-def]
+    a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = e0 = e1 = e2 = 0.0
+    for i in range(x.shape[1]):
+        first, second, third = directions[j, i], directions[j + 1, i], directions[j + 2, i]
+        a, b = np.float64(x[row, i]), np.float64(x[row + 1, i])
+        c, e = np.float64(x[row + 2, i]), np.float64(x[row + 3, i])
+        a0, a1, a2 = a0 + a * first, a1 + a * second, a2 + a * third
+        b0, b1, b2 = b0 + b * first, b1 + b * second, b2 + b * third
+        c0, c1, c2 = c0 + c * first, c1 + c * second, c2 + c * third
+        e0, e1, e2 = e0 + e * first, e1 + e * second, e2 + e * third
+    out[row, j], out[row, j + 1], out[row, j + 2] = a0, a1, a2
+    out[row + 1, j], out[row + 1, j + 1], out[row + 1, j + 2] = b0, b1, b2
+    out[row + 2, j], out[row + 2, j + 1], out[row + 2, j + 2] = c0, c1, c2
+    out[row + 3, j], out[row + 3, j + 1], out[row + 3, j + 2] = e0, e1, e2
+
+
+@_compiled
+def _products_with_two(x, row, directions, j, out):  # type: ignore[no-untyped-def]
+    a0 = a1 = b0 = b1 = c0 = c1 = e0 = e1 = 0.0
+    for i in range(x.shape[1]):
+        first, second = directions[j, i], directions[j + 1, i]
+        a, b = np.float64(x[row, i]), np.float64(x[row + 1, i])
+        c, e = np.float64(x[row + 2, i]), np.float64(x[row + 3, i])
+        a0, a1, b0, b1 = a0 + a * first, a1 + a * second, b0 + b * first, b1 + b * second
+        c0, c1, e0, e1 = c0 + c * first, c1 + c * second, e0 + e * first, e1 + e * second
+    out[row, j], out[row, j + 1] = a0, a1
+    out[row + 1, j], out[row + 1, j + 1] = b0, b1
+    out[row + 2, j], out[row + 2, j + 1] = c0, c1
+    out[row + 3, j], out[row + 3, j + 1] = e0, e1
 
 
 @_compiled
@@ -106,7 +144,7 @@ def _product(x, row, directions, j):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _write(x, steps, directions, y):  # type: ignore[no-untyped-def]
-    """Up to four directions at a time, so that y stays in the nearest cache between passes."""
+    """As many directions at a time as registers hold, so that y is written once for few of them."""
     n, d = x.shape
     m = directions.shape[0]
     for row in range(n):
@@ -114,30 +152,42 @@ def _write(x, steps, directions, y):  # type: ignore[no-untyped-def]
             a = steps[row, 0]
             for i in range(d):
                 y[row, i] = x[row, i] + a * directions[0, i]
-        elif m == 2:
+            continue
+        if m == 2:
             a, b = steps[row, 0], steps[row, 1]
             for i in range(d):
                 y[row, i] = x[row, i] + (a * directions[0, i] + b * directions[1, i])
-        elif m == 3:
+            continue
+        if m == 3:
             a, b, c = steps[row, 0], steps[row, 1], steps[row, 2]
             for i in range(d):
                 y[row, i] = x[row, i] + (a * directions[0, i] + b * directions[1, i] + c * directions[2, i])
+            continue
+        a, b, c, e = steps[row, 0], steps[row, 1], steps[row, 2], steps[row, 3]
+        if m >= 8:
+            done = 8
+            f, g, h, k = steps[row, 4], steps[row, 5], steps[row, 6], steps[row, 7]
+            for i in range(d):
+                y[row, i] = x[row, i] + (
+                    ((a * directions[0, i] + b * directions[1, i]) + (c * directions[2, i] + e * directions[3, i]))
+                    + ((f * directions[4, i] + g * directions[5, i]) + (h * directions[6, i] + k * directions[7, i]))
+                )
         else:
-            a, b, c, e = steps[row, 0], steps[row, 1], steps[row, 2], steps[row, 3]
+            done = 4
             for i in range(d):
                 y[row, i] = x[row, i] + (
                     (a * directions[0, i] + b * directions[1, i]) + (c * directions[2, i] + e * directions[3, i])
                 )
-            for j in range(4, m - m % 4, 4):
-                a, b, c, e = steps[row, j], steps[row, j + 1], steps[row, j + 2], steps[row, j + 3]
-                for i in range(d):
-                    y[row, i] += (a * directions[j, i] + b * directions[j + 1, i]) + (
-                        c * directions[j + 2, i] + e * directions[j + 3, i]
-                    )
-            for j in range(m - m % 4, m):
-                a = steps[row, j]
-                for i in range(d):
-                    y[row, i] += a * directions[j, i]
+        for j in range(done, m - m % 4, 4):
+            a, b, c, e = steps[row, j], steps[row, j + 1], steps[row, j + 2], steps[row, j + 3]
+            for i in range(d):
+                y[row, i] += (a * directions[j, i] + b * directions[j + 1, i]) + (
+                    c * directions[j + 2, i] + e * directions[j + 3, i]
+                )
+        for j in range(m - m % 4, m):
+            a = steps[row, j]
+            for i in range(d):
+                y[row, i] += a * directions[j, i]
 
 
 @_compiled
