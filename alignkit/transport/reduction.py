@@ -252,6 +252,10 @@ class TransportMap:
     def _lift(self) -> Lift:
         return lift(self.composition, self.weight, self.cost)
 
+    @cached_property
+    def _has_offset(self) -> bool:
+        return bool(self._lift.offset.any())
+
     def apply(self, x: Any, progress: Progress = None, *, on_error: str = "raise", out: Any = None) -> Transported:
         """Move each row of x.
 
@@ -275,11 +279,11 @@ class TransportMap:
             raise ParameterError(f'on_error is "raise" or "keep", not {on_error!r}.')
         self._check_shape(x)
         rows = _workable(x)
-        # numpy is its own namespace, and looking it up takes as long as moving some rows.
+        # Looking a namespace or a kind up takes as long as moving some rows.
         xp = np if isinstance(rows, np.ndarray) else array_namespace(rows)
         count = rows.shape[0]
         flat = xp.reshape(rows, (count, self.composition.ambient))
-        if not xp.isdtype(flat.dtype, "real floating"):
+        if not (flat.dtype.kind == "f" if xp is np else xp.isdtype(flat.dtype, "real floating")):
             flat = xp.astype(flat, xp.float64)
         y = xp.empty_like(flat) if out is None else xp.reshape(_writeable(out, x, flat), flat.shape)
         objective, gap, cost = np.empty((3, count))
@@ -349,7 +353,7 @@ class TransportMap:
     ) -> Floats | SparseRows | None:
         """The steps of some rows v with ⟨g, x⟩, and into `results` the fields of `Transported` but y."""
         objective, gap, cost, unfinished, tied, evaluations = results
-        objective[:] = earned + self.composition.constant + self._lift.constant
+        objective[:] = earned + (self.composition.constant + self._lift.constant)
         gap[:], cost[:] = 0.0, self._lift.shift_cost
         if self.session is None:
             return None
@@ -360,12 +364,15 @@ class TransportMap:
             objective += value - penalty
             # The bound holds of the exact objective at z; the one reported was evaluated in float64.
             gap[:] = answer.gap + _ROUNDING * (np.abs(objective) + np.abs(penalty))
+            all_finite = np.isfinite(objective.sum() + gap.sum())
         cost += moved
         unfinished[:] = answer.unfinished
         if answer.tied is not None:
             tied[:] = answer.tied
         if answer.evaluations is not None:
             evaluations[:] = answer.evaluations
+        if all_finite:
+            return step
         lost = ~np.isfinite(objective)
         gap[lost | np.isnan(gap)] = np.inf
         objective[np.isnan(objective)] = -np.inf
@@ -389,7 +396,7 @@ class TransportMap:
         if penalty is None:
             assert isinstance(step, np.ndarray)
             squared = 0.5 * np.einsum("nk,nk->n", step, step)
-            moved = squared + step @ self._lift.offset if self._lift.offset.any() else squared
+            moved = squared + step @ self._lift.offset if self._has_offset else squared
             return value, moved, self.weight * squared
         if isinstance(step, SparseRows):
             # No cost without a reduction asks which entries move, or minds entries that stay.

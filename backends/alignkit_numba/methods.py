@@ -100,16 +100,14 @@ def _prepare_simplex(form: ProximalForm) -> Kernel:
 
 def _with_slip(solve: Kernel, form: ProximalForm, steepness: float) -> Kernel:
     """A kernel with kinks, φ of Lipschitz constant `steepness`."""
+    from alignkit_numba.accounting import add_slip
+
     slip = _slip(form)
 
     def kernel(centres: Floats, scales: Floats, tolerance: float) -> Solved:
         solved = solve(centres, scales, tolerance * min(1.0, float(scales.min(initial=1.0))))
-        moved = np.sqrt(np.einsum("ij,ij->i", centres, centres))
-        moved += np.sqrt(np.einsum("ij,ij->i", solved.solutions, solved.solutions))
-        moved *= slip
-        # ‖y − c‖ ≤ s·steepness, so that neither part of the objective changes by more than this along a move.
-        gap = solved.gap + moved * (2 * steepness * scales + moved)
-        return Solved(solved.solutions, gap, solved.value, solved.unfinished)
+        add_slip(centres, solved.solutions, scales, slip, steepness, solved.gap)
+        return solved
 
     return kernel
 

@@ -6,7 +6,7 @@ Recognition is numpy's work, so that a bid costs no import of numba.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -126,16 +126,16 @@ class _Opened:
     Arguments:
         form: the problem in canonical form.
         kernel: solves rows of it.
-        hessian: H of the quadratic summands; None where there are none.
-        is_inclined: whether h is not 0.
+        weight: λ, (1,).
+        hessian: H of the quadratic summands; without rows where there are none.
         constant: f − (½⟨z, Hz⟩ + ⟨h, z⟩ − φ).
         tolerance: the largest relative gap wanted.
     """
 
     form: ProximalForm
     kernel: Kernel
-    hessian: Floats | None
-    is_inclined: bool
+    weight: Floats
+    hessian: Floats
     constant: float
     tolerance: float
 
@@ -144,9 +144,9 @@ class _Opened:
         """Prepare a problem's kernel."""
         origin = np.zeros((1, form.dimension))
         constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
-        hessian = None if form.factor is None else split(problem.nonlinear).quadratic.matrix
-        kernel, is_inclined = method_of(form).prepare(form), bool(form.vector.any())
-        return _Opened(form, kernel, hessian, is_inclined, constant, problem.tolerance)
+        hessian = np.zeros((0, 0)) if form.factor is None else split(problem.nonlinear).quadratic.matrix
+        kernel, weight = method_of(form).prepare(form), np.array([form.weight])
+        return _Opened(form, kernel, weight, np.ascontiguousarray(hessian), constant, problem.tolerance)
 
 
 class NumbaSession:
@@ -208,32 +208,23 @@ class NumbaSession:
 
     def _solve_chunk(self, points: Floats, weights: Floats | None) -> ProxSolution:
         tolerance = self._opened.tolerance
-        found = self._solve_to(tolerance, points, weights)
-        wanted = self._wanted(points, weights, found)
-        missed = np.flatnonzero(~(found.gap <= wanted))
-        if missed.size:
+        found, reached = self._solve_to(tolerance, points, weights)
+        if reached < 1.0:
             # The kernels know the objective up to a constant of the row only, which the tolerance is relative to.
-            with np.errstate(invalid="ignore"):
-                ratio = float(np.nanmin(wanted[missed] / found.gap[missed], initial=0.5))
-            tighter = tolerance * min(0.5, max(0.5 * ratio, _TIGHTEST))
-            again = self._solve_to(tighter, points[missed], None if weights is None else weights[missed])
+            missed = np.flatnonzero(found.unfinished)
+            tighter = tolerance * max(0.5 * reached, _TIGHTEST)
+            again, _ = self._solve_to(tighter, points[missed], None if weights is None else weights[missed])
             better = again.gap < found.gap[missed]
             chosen = missed[better]
             found.maximiser[chosen], found.gap[chosen] = again.maximiser[better], again.gap[better]
             assert found.value is not None and again.value is not None
-            found.value[chosen] = again.value[better]
-            wanted = self._wanted(points, weights, found)
-        return replace(found, unfinished=~(found.gap <= wanted))
+            found.value[chosen], found.unfinished[chosen] = again.value[better], again.unfinished[better]
+        return found
 
-    def _wanted(self, points: Floats, weights: Floats | None, found: ProxSolution) -> Floats:
-        """The largest gap that each row may have."""
-        step = found.maximiser - points
-        with np.errstate(over="ignore", invalid="ignore"):
-            distance = 0.5 * np.einsum("ij,ij->i", step, step)
-            objective = found.value - (self._opened.form.weight if weights is None else weights) * distance
-            return np.asarray(self._opened.tolerance * np.maximum(1.0, np.abs(objective)))
+    def _solve_to(self, tolerance: float, points: Floats, weights: Floats | None) -> tuple[ProxSolution, float]:
+        """Ask the kernel for a relative gap, and hold the rows against the session's own; for the rest see `settle`."""
+        from alignkit_numba.accounting import settle
 
-    def _solve_to(self, tolerance: float, points: Floats, weights: Floats | None) -> ProxSolution:
         opened, form = self._opened, self._opened.form
         if weights is None:
             scales = np.ones(len(points))
@@ -244,15 +235,23 @@ class NumbaSession:
             centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
         # A point beyond float64 ends as a row without a bound.
         with np.errstate(over="ignore", invalid="ignore"):
-            solved = opened.kernel(centres, scales, tolerance)
-            maximiser = form.maximisers(solved.solutions)
-            value = opened.constant - solved.value
-            if opened.is_inclined:
-                value += maximiser @ form.vector
-            if opened.hessian is not None:
-                value += 0.5 * np.einsum("ij,ij->i", maximiser @ opened.hessian, maximiser)
-        gap = solved.gap if weights is None else solved.gap / scales
-        return ProxSolution(maximiser, gap, solved.unfinished, value)
+            solved = opened.kernel(np.ascontiguousarray(centres), scales, tolerance)
+            maximiser = np.ascontiguousarray(form.maximisers(solved.solutions))
+            gap = solved.gap if weights is None else solved.gap / scales
+        value, unfinished = solved.value, solved.unfinished
+        reached = settle(
+            np.ascontiguousarray(points),
+            maximiser,
+            opened.weight if weights is None else weights,
+            opened.constant,
+            form.vector,
+            opened.hessian,
+            opened.tolerance,
+            gap,
+            value,
+            unfinished,
+        )
+        return ProxSolution(maximiser, gap, unfinished, value), reached
 
 
 def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:

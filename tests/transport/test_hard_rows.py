@@ -42,7 +42,7 @@ INSTALLED = registry.offers("prox_solver")
 @pytest.fixture(autouse=True)
 def few_certified_rows(monkeypatch):
     """A fit moves fewer draws for its certificate, as interior-point programs take a millisecond a row."""
-    monkeypatch.setattr(fitted, "_CERTIFICATE_ROWS", CERTIFIED_ROWS)
+    monkeypatch.setattr(fitted, "_MOST", CERTIFIED_ROWS)
 
 
 def test_the_backends_examined_here_are_installed():
@@ -696,7 +696,7 @@ def test_rows_that_a_solver_fails_on_are_listed_with_their_best_iterate(session)
     np.testing.assert_allclose(composition.subspace.project(moved.y), session(weight).solve(v).maximiser, atol=1e-12)
     assert (moved.relative_gap[failed] > TOLERANCE).all() and (moved.relative_gap[~failed] <= TOLERANCE).all()
     certificate = fitted.FittedTransport(ak.base.Gaussian(np.zeros(3), 1.0), transport).certify(
-        -ak.norm1(w), "as found", seed=0
+        -ak.norm1(w), "as found", seconds=0.0, seed=0
     )
     assert 0 < certificate.rows_unfinished < CERTIFIED_ROWS
     assert certificate.gap_max == (np.inf if session is Lost else pytest.approx(certificate.gap_max))
