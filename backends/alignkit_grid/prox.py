@@ -215,7 +215,8 @@ class _Opened:
     def of(offer: _Offer) -> _Opened:
         """Prepare a problem."""
         problem, majorants = offer.problem, offer.forecast.majorants
-        reach = majorants.steepness / problem.weight
+        # Of a constant f, whose cubes would have no side, any reach is one.
+        reach = majorants.steepness / problem.weight or 1.0
 
         def value(points: Floats) -> Floats:
             return np.asarray(problem.nonlinear.value(points), dtype=np.float64).reshape(len(points))

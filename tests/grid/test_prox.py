@@ -310,3 +310,12 @@ class TestUpdates:
         before = session.solve(points)
         assert not session.update(replace(problem, device="cuda"))
         np.testing.assert_array_equal(session.solve(points).maximiser, before.maximiser)
+
+
+def test_a_reward_without_slope_leaves_rows_where_they_are():
+    w = Variable(2)
+    problem = ProxProblem(-ak.norm1(np.zeros((1, 2)) @ w - 1.0), 2.0, 2, 3)
+    points = np.array([[0.0, 0.0], [1.0, -2.0], [40.0, 7.0]])
+    found = GridProxSolver().open(problem).solve(points)
+    np.testing.assert_allclose(found.maximiser, points, atol=1e-3)
+    assert not found.unfinished.any() and (found.gap <= problem.tolerance).all()
