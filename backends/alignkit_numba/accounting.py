@@ -1,0 +1,66 @@
+"""What rows of a batch amount to once a kernel has solved them, in one pass each: their value, and who is done."""
+
+from __future__ import annotations
+
+import math
+
+from alignkit_numba.vectors import compiled
+
+__all__ = ["add_slip", "settle"]
+
+
+@compiled
+def add_slip(centres, solutions, scales, slip, steepness, gap):  # type: ignore[no-untyped-def]
+    """Add to the gaps what rounding may change by moving c on the way in and y on the way out.
+
+    Arguments:
+        centres, solutions: c and y, (n, k).
+        scales: s, (n,).
+        slip: how far both are moved, over their sizes.
+        steepness: a Lipschitz constant of φ.
+        gap: (n,), added to.
+    """
+    for row in range(len(gap)):
+        centre, solution = 0.0, 0.0
+        for i in range(centres.shape[1]):
+            centre += centres[row, i] * centres[row, i]
+            solution += solutions[row, i] * solutions[row, i]
+        moved = slip * (math.sqrt(centre) + math.sqrt(solution))
+        # ‖y − c‖ ≤ s·steepness, so that neither part of the objective changes by more than this along a move.
+        gap[row] += moved * (2.0 * steepness * scales[row] + moved)
+
+
+@compiled
+def settle(points, maximisers, weights, constant, vector, hessian, tolerance, gap, value, unfinished):  # type: ignore[no-untyped-def]
+    """Write f(z) in place of φ, and which rows miss the tolerance.
+
+    Arguments:
+        points, maximisers: v and z, (n, k).
+        weights: λ of each row, (n,), or of all of them, (1,).
+        constant, vector, hessian: f(z) = constant + ⟨vector, z⟩ + ½⟨z, Hz⟩ − φ; no rows of H where it is 0.
+        tolerance: the largest relative gap wanted.
+        gap: (n,).
+        value: (n,), φ on entry and f(z) on return.
+        unfinished: (n,), written to.
+
+    Returns:
+        1 where all rows are done, else at most a half: the least that is wanted of a gap, over that gap.
+    """
+    least = 1.0
+    for row in range(len(gap)):
+        earned, distance = constant - value[row], 0.0
+        for i in range(points.shape[1]):
+            entry = maximisers[row, i]
+            earned += vector[i] * entry
+            distance += 0.5 * (entry - points[row, i]) ** 2
+            if len(hessian) > 0:
+                for j in range(points.shape[1]):
+                    earned += 0.5 * entry * hessian[i, j] * maximisers[row, j]
+        value[row] = earned
+        wanted = tolerance * max(1.0, abs(earned - weights[row if len(weights) > 1 else 0] * distance))
+        unfinished[row] = not gap[row] <= wanted
+        if unfinished[row]:
+            least = min(least, 0.5)
+            if gap[row] > 0.0:
+                least = min(least, wanted / gap[row])
+    return least
