@@ -7,6 +7,8 @@ that they are centred, and a constant added to BBᵀ makes it definite where the
 Each row starts from the better of two points of the simplex: the vertex of its largest piece, where most rows end that
 are weighed heavily, and the solution at c = 0, where most end that are weighed lightly. Block pivoting, which exchanges
 every coordinate of the wrong sign at once, finishes nearly all in a few systems; the active-set method does the others.
+At most k + 1 pieces are independent: where that is few of them, p stays feasible and one coordinate enters or leaves at
+a time, so that the systems are of that size.
 
 Source: P. Wolfe, "Finding the nearest point in a polytope", 1976; J. Kim, H. Park, "Fast nonnegative matrix
 factorization: an active-set-like method and comparisons", 2011, section 4, for block pivoting.
@@ -209,7 +211,7 @@ def _solve(
     for j in range(rows):
         for i in range(rows):
             bend += reference[j] * gram[j, i] * reference[i]
-    # The rows that wait, and the free coordinates of each.
+    # The rows that wait, and the free coordinates of each: all of them, or those in its slots with their p.
     waits, waiting = np.arange(count), count
     supports = np.empty(count, dtype=np.uint64)
     places = np.empty((count, len(slots)), dtype=np.int64)
