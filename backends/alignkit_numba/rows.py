@@ -59,9 +59,8 @@ class CompiledRowPasses:
             x, y: (n, d), float32 or float64, in C order; y may be x.
             steps: (n,), which entries, and by how much.
         """
-        if y.ctypes.data != x.ctypes.data:
-            np.copyto(y, x)
-        _add_entries(np.ascontiguousarray(steps.coordinates), np.ascontiguousarray(steps.amounts), y)
+        coordinates, amounts = np.ascontiguousarray(steps.coordinates), np.ascontiguousarray(steps.amounts)
+        _write_entries(x, coordinates, amounts, y, y.ctypes.data == x.ctypes.data)
 
 
 @_compiled
@@ -191,8 +190,12 @@ def _write(x, steps, directions, y):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _add_entries(coordinates, amounts, y):  # type: ignore[no-untyped-def]
+def _write_entries(x, coordinates, amounts, y, in_place):  # type: ignore[no-untyped-def]
+    """A row is moved while it is in the nearest cache."""
     n, count = amounts.shape
     for row in range(n):
+        if not in_place:
+            for i in range(x.shape[1]):
+                y[row, i] = x[row, i]
         for place in range(count):
             y[row, coordinates[row, place]] += amounts[row, place]
