@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "ACCELERATED_PROXIMAL_GRADIENT",
     "DISCIPLINED_CONVEX_PROGRAMMING",
     "PRECONDITIONED_CRANK_NICOLSON",
     "QUADRATIC_REWARDS",
@@ -122,4 +123,14 @@ RISK_VIA_TRANSPORT = Citation(
     kind="article",
     arxiv="1604.01446",
     doi="10.1287/moor.2018.0936",
+)
+
+ACCELERATED_PROXIMAL_GRADIENT = Citation(
+    key="beck_teboulle_2009",
+    title="A fast iterative shrinkage-thresholding algorithm for linear inverse problems",
+    year=2009,
+    authors=("A. Beck", "M. Teboulle"),
+    venue="SIAM Journal on Imaging Sciences 2(1), 183–202",
+    kind="article",
+    doi="10.1137/080716542",
 )

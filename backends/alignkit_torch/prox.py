@@ -5,7 +5,7 @@ Recognition is numpy's work, so that a bid costs no import of torch.
 
 from __future__ import annotations
 
-from alignkit.citations import Citation
+from alignkit.citations import ACCELERATED_PROXIMAL_GRADIENT, Citation
 from alignkit.contracts import Bid, Guarantee, ProxProblem, ProxSession, Refusal
 from alignkit.expressions.splitting import Quadratic
 from alignkit.transport.canonical import ProximalForm, Uncanonical
@@ -43,15 +43,6 @@ _INEXACT_NEWTON = Citation(
     doi="10.1137/0719025",
 )
 
-_ACCELERATED = Citation(
-    key="beck_teboulle_2009",
-    title="A fast iterative shrinkage-thresholding algorithm for linear inverse problems",
-    year=2009,
-    authors=("A. Beck", "M. Teboulle"),
-    venue="SIAM Journal on Imaging Sciences 2(1), 183–202",
-    kind="article",
-    doi="10.1137/080716542",
-)
 _RESTARTS = Citation(
     key="odonoghue_candes_2015",
     title="Adaptive restart for accelerated gradient schemes",
@@ -125,5 +116,5 @@ def _certified(form: ProximalForm, rows: int) -> Bid:
         citations: tuple[Citation, ...] = (_INEXACT_NEWTON,) if large else ()
     else:
         method = "accelerated gradients on the dual, batched" if large else "interior points on the dual, batched"
-        citations = (_ACCELERATED, _RESTARTS, _INTERIOR_POINTS) if large else (_INTERIOR_POINTS,)
+        citations = (ACCELERATED_PROXIMAL_GRADIENT, _RESTARTS, _INTERIOR_POINTS) if large else (_INTERIOR_POINTS,)
     return Bid("torch", method, Guarantee.CERTIFIED, seconds_of(form, rows), citations=citations)
