@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import sys
@@ -262,15 +261,15 @@ def offered_if_any(capability: str, *, imported: bool = False) -> Any | None:
     Returns:
         the object the manifest's path names; None where there is none.
     """
-    for status in installed_backends():
-        manifest = status.manifest
-        if not status.available or manifest is None or not getattr(manifest, capability):
-            continue
-        if imported and not all(engine in sys.modules for engine in manifest.engines):
-            continue
-        with contextlib.suppress(BackendUnavailableError):
-            return _load(getattr(manifest, capability))
-    return None
+
+    def path_of(manifest: Manifest) -> str | None:
+        costs_nothing = not imported or all(engine in sys.modules for engine in manifest.engines)
+        return getattr(manifest, capability) if costs_nothing else None
+
+    try:
+        return _first(capability.replace("_", " "), path_of)
+    except BackendUnavailableError:
+        return None
 
 
 def base_law(name: str) -> Any:
