@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class Lift:
     shift: Floats
     constant: float = 0.0
     shift_cost: float = 0.0
+
+    @cached_property
+    def has_offset(self) -> bool:
+        """Whether the offset is not 0."""
+        return bool(self.offset.any())
 
     def embed(self, displacements: Any) -> Any:
         """Eᵀu of rows u, (n, m) to (n, d), where E is no matrix; any library, dtype and device."""

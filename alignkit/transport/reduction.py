@@ -252,10 +252,6 @@ class TransportMap:
     def _lift(self) -> Lift:
         return lift(self.composition, self.weight, self.cost)
 
-    @cached_property
-    def _has_offset(self) -> bool:
-        return bool(self._lift.offset.any())
-
     def apply(self, x: Any, progress: Progress = None, *, on_error: str = "raise", out: Any = None) -> Transported:
         """Move each row of x.
 
@@ -396,7 +392,7 @@ class TransportMap:
         if penalty is None:
             assert isinstance(step, np.ndarray)
             squared = 0.5 * np.einsum("nk,nk->n", step, step)
-            moved = squared + step @ self._lift.offset if self._has_offset else squared
+            moved = squared + step @ self._lift.offset if self._lift.has_offset else squared
             return value, moved, self.weight * squared
         if isinstance(step, SparseRows):
             # No cost without a reduction asks which entries move, or minds entries that stay.

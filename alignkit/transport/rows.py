@@ -47,7 +47,6 @@ class Factors:
         read: (r, d), float64: D where it is a matrix, g where it is not 0, and ones where there is neither. A NaN or an
             infinity in x shows in whatever it is multiplied by, be it 0.
         has_linear: whether g is not 0.
-        has_offset: whether v is moved on, too.
         is_projected: whether v is a product with an implicit Q.
         write: (m, d), of the rows' type: E, and the shift below it where it is not 0; None where E is no matrix.
         shift: (d,), of the rows' type; None where it is 0.
@@ -56,7 +55,6 @@ class Factors:
     lift: Lift
     read: Floats
     has_linear: bool
-    has_offset: bool
     is_projected: bool
     write: NDArray[Any] | None
     shift: NDArray[Any] | None
@@ -76,7 +74,6 @@ class Factors:
             lift,
             np.ascontiguousarray(np.vstack(read)),
             has_linear,
-            bool(lift.offset.any()),
             lift.down is None and lift.offset.size > 0,
             write,
             lift.shift.astype(dtype) if has_shift else None,
@@ -135,7 +132,7 @@ class HostRows:
         lift, has_linear = self._factors.lift, self._factors.has_linear
         if points is None:
             points = found[:, : lift.offset.size]
-        if self._factors.has_offset:
+        if lift.has_offset:
             points = points + lift.offset
         earned = found[:, -1].copy() if has_linear else np.zeros(len(found))
         bad = np.empty(0, dtype=np.int64)
