@@ -38,6 +38,8 @@ _CAPABILITIES = (
     "lowering",
     "base_laws",
     "importer",
+    "model_importer",
+    "pipeline_tilt",
     "cost_importer",
     "sample_distance",
 )
@@ -63,6 +65,9 @@ class Manifest:
         lowering: path of a table from atoms to the engine's own expressions.
         base_laws: from the name of a base law to the path of the function that makes it.
         importer: path of a function that turns the engine's own objects into alignkit's.
+        model_importer: path of a function that makes a base law of the engine's own model; see `ak.base.from_diffusers`.
+        pipeline_tilt: path of a function that makes the engine's own pipeline sample a tilted law; see
+            `ak.tilted_pipeline`.
         cost_importer: path of a function that turns the engine's own transport costs into `ak.costs.Cost`s.
         sample_distance: path of a function `(x, y, *, epsilon) → float`, W₂ between samples (n, d) and (m, d).
 
@@ -82,6 +87,8 @@ class Manifest:
     lowering: str | None = None
     base_laws: Mapping[str, str] = field(default_factory=dict)
     importer: str | None = None
+    model_importer: str | None = None
+    pipeline_tilt: str | None = None
     cost_importer: str | None = None
     sample_distance: str | None = None
 

@@ -19,8 +19,8 @@ from alignkit.cli import main
 from alignkit.errors import BackendRefusedError, BackendUnavailableError
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"alignkit", *(f"alignkit_{name}" for name in ("cvxpy", "grid", "numba", "ott", "pyomo", "torch"))}
-SHIPPED = {"cvxpy", "exact", "numba", "pyomo", "torch"}
+PACKAGES = {"alignkit", *(f"alignkit_{name}" for name in ("cvxpy", "diffusers", "grid", "numba", "ott", "pyomo", "torch"))}
+SHIPPED = {"cvxpy", "diffusers", "exact", "numba", "pyomo", "torch"}
 BASE = ak.base.Gaussian([0.0, 0.0], 1.0)
 X = ak.Variable((2,))
 TILT = ak.Problem(ak.sum(X), BASE, ak.KL(weight=1.0))

@@ -38,6 +38,10 @@ class BaseLaw(ABC):
         sigma_min, sigma_max: the noise scales at which `denoise` may be called, in units of x.
         data_range: the interval that holds every entry of x, or None.
         dtype: the floating type samplers run it in, "float32" or "float64".
+        solver: the method samplers draw with, by name, as in `alignkit_torch.solvers`; None leaves it to them.
+        nfe: how often samplers call `denoise` in a draw from sigma_max; None leaves it to them.
+        evaluations_per_denoise: of the network for a row: 2 under classifier-free guidance.
+        row_bytes: what a row takes in memory while it is denoised, in bytes; None where it is not known.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +52,10 @@ class BaseLaw(ABC):
     sigma_max: float = 80.0
     data_range: tuple[float, float] | None = None
     dtype: Literal["float32", "float64"] = "float32"
+    solver: str | None = None
+    nfe: int | None = None
+    evaluations_per_denoise: int = 1
+    row_bytes: int | None = None
 
     @property
     def ambient(self) -> int:
