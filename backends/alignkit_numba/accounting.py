@@ -31,10 +31,26 @@ def add_slip(centres, solutions, scales, slip, steepness, gap):  # type: ignore[
 
 
 @compiled
-def settle(points, maximisers, weights, constant, vector, hessian, tolerance, gap, value, unfinished):  # type: ignore[no-untyped-def]
+def settle(  # type: ignore[no-untyped-def]
+    centres,
+    solutions,
+    scales,
+    points,
+    maximisers,
+    weights,
+    constant,
+    vector,
+    hessian,
+    tolerance,
+    gap,
+    value,
+    unfinished,
+):
     """Write f(z) in place of φ, and which rows miss the tolerance.
 
     Arguments:
+        centres, solutions: c and y, (n, k).
+        scales: s, (n,).
         points, maximisers: v and z, (n, k).
         weights: λ of each row, (n,), or of all of them, (1,).
         constant, vector, hessian: f(z) = constant + ⟨vector, z⟩ + ½⟨z, Hz⟩ − φ; no rows of H where it is 0.
@@ -44,11 +60,13 @@ def settle(points, maximisers, weights, constant, vector, hessian, tolerance, ga
         unfinished: (n,), written to.
 
     Returns:
-        1 where all rows are done, else at most a half: the least that is wanted of a gap, over that gap.
+        1 where all rows are done, else at most a half: the share of the tolerance that a kernel, whose objective
+        differs by a constant of the row, has to be asked for.
     """
     least = 1.0
     for row in range(len(gap)):
-        earned, distance = constant - value[row], 0.0
+        loss, distance = value[row], 0.0
+        earned = constant - loss
         for i in range(points.shape[1]):
             entry = maximisers[row, i]
             earned += vector[i] * entry
@@ -62,5 +80,12 @@ def settle(points, maximisers, weights, constant, vector, hessian, tolerance, ga
         if unfinished[row]:
             least = min(least, 0.5)
             if gap[row] > 0.0:
-                least = min(least, wanted / gap[row])
+                least = min(least, 0.5 * wanted / gap[row])
+            apart = 0.0
+            for i in range(points.shape[1]):
+                apart += 0.5 * (solutions[row, i] - centres[row, i]) ** 2
+            # The gap it found may be far within the one it was asked for, and it would stop there again.
+            allowed = tolerance * max(1.0, scales[row], abs(apart + scales[row] * loss))
+            if allowed > 0.0:
+                least = min(least, 0.5 * wanted * scales[row] / allowed)
     return least

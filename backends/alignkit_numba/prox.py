@@ -212,7 +212,7 @@ class NumbaSession:
         if reached < 1.0:
             # The kernels know the objective up to a constant of the row only, which the tolerance is relative to.
             missed = np.flatnonzero(found.unfinished)
-            tighter = tolerance * max(0.5 * reached, _TIGHTEST)
+            tighter = tolerance * max(reached, _TIGHTEST)
             again, _ = self._solve_to(tighter, points[missed], None if weights is None else weights[missed])
             better = again.gap < found.gap[missed]
             chosen = missed[better]
@@ -235,11 +235,15 @@ class NumbaSession:
             centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
         # A point beyond float64 ends as a row without a bound.
         with np.errstate(over="ignore", invalid="ignore"):
-            solved = opened.kernel(np.ascontiguousarray(centres), scales, tolerance)
+            centres = np.ascontiguousarray(centres)
+            solved = opened.kernel(centres, scales, tolerance)
             maximiser = np.ascontiguousarray(form.maximisers(solved.solutions))
             gap = solved.gap if weights is None else solved.gap / scales
         value, unfinished = solved.value, solved.unfinished
         reached = settle(
+            centres,
+            solved.solutions,
+            scales,
             np.ascontiguousarray(points),
             maximiser,
             opened.weight if weights is None else weights,

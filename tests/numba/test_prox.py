@@ -10,6 +10,7 @@ import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
 from alignkit_cvxpy.prox import CvxpyProxSolver
 from alignkit_numba.prox import NumbaProxSolver
+from tests.transport.agreement import absolute, problem_of, separable
 
 K, ROWS = 4, 8
 _random = np.random.default_rng(0)
@@ -100,6 +101,16 @@ def test_a_weight_for_each_row(name):
     assert weighted.value == pytest.approx(reward.value(weighted.maximiser))
 
 
+@pytest.mark.parametrize(("kind", "seed"), [(separable, 106), (absolute, 125)])
+def test_a_row_whose_objective_is_small_beside_the_kernels_is_finished(kind, seed):
+    """The kernel's objective is about 20 times the session's, and its first gap well within what it was asked for."""
+    problem, points = problem_of(kind, seed)
+    found = NumbaProxSolver().open(problem).solve(points.copy())
+    reached = objective(problem.nonlinear, problem.weight, points, found.maximiser)
+    assert not found.unfinished.any()
+    assert (found.gap <= 1e-6 * np.maximum(1, np.abs(reached))).all()
+
+
 def test_a_weight_for_each_row_needs_one_change_of_variables():
     session = NumbaProxSolver().open(ProxProblem(REWARDS["concave quadratic"], 1.0, K, ROWS))
     with pytest.raises(ValueError, match="without quadratic summands"):
@@ -149,6 +160,7 @@ def test_a_bid_imports_no_engine():
 import sys, alignkit as ak
 from alignkit.contracts import Bid, ProxProblem
 from alignkit_numba.prox import NumbaProxSolver
+from tests.transport.agreement import absolute, problem_of, separable
 assert isinstance(NumbaProxSolver().bid(ProxProblem(-ak.log_sum_exp(ak.Variable(3)), 1.0, 3, 10)), Bid)
 assert "numba" not in sys.modules and "llvmlite" not in sys.modules
 """
