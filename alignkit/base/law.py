@@ -87,6 +87,17 @@ class BaseLaw(ABC):
             (n, *shape), of x's kind.
         """
 
+    def __call__(self, x: Any, sigma: Any) -> Any:
+        """`denoise`, by the name that samplers in the manner of k-diffusion call it: `model(x, sigma * ones(n))`.
+
+        Arguments:
+            x, sigma: as for `denoise`.
+
+        Returns:
+            (n, *shape), of x's kind.
+        """
+        return self.denoise(x, sigma)
+
     def tail_covariances(self) -> Iterator[Floats]:
         """The covariances Σ of the Gaussians that p decays like, where it decays exactly like a mixture of them.
 
