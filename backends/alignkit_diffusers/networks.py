@@ -1,0 +1,59 @@
+"""What denoising networks are called with and what they answer, whichever of diffusers' classes they are of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from alignkit.errors import ParameterError
+
+__all__ = ["config_of", "original_module", "parameters_of", "sample_of", "timestep_name"]
+
+_TIMESTEP_NAMES = ("timestep", "timesteps", "t", "time")
+
+
+def original_module(network: Any) -> Any:
+    """The module that `torch.compile` was given; any other network is its own."""
+    return getattr(network, "_orig_mod", network)
+
+
+def config_of(network: Any) -> Mapping[str, Any]:
+    """The configuration diffusers keeps with a network; empty where it keeps none."""
+    config = getattr(original_module(network), "config", None)
+    return config if isinstance(config, Mapping) else {}
+
+
+def parameters_of(network: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments a network is called with, by name and in order."""
+    module = original_module(network)
+    return dict(inspect.signature(getattr(module, "forward", module)).parameters)
+
+
+def timestep_name(parameters: Mapping[str, inspect.Parameter]) -> str | None:
+    """The name under which a network takes its timestep; None where it is its second argument under some other.
+
+    Arguments:
+        parameters: as `parameters_of` gives them.
+    """
+    for name in _TIMESTEP_NAMES:
+        if name in parameters:
+            return name
+    return None
+
+
+def sample_of(output: Any) -> torch.Tensor:
+    """The tensor in a network's answer: itself, the first of a tuple, or `.sample`.
+
+    Raises:
+        ParameterError: the answer is none of these.
+    """
+    found = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
+    if not isinstance(found, torch.Tensor):
+        raise ParameterError(
+            f"The network answered with {type(output).__name__}, which holds no sample.",
+            ways_out=["Return a tensor, a tuple that begins with one, or an object with `.sample`."],
+        )
+    return found
