@@ -287,7 +287,7 @@ class _Annealing:
     def _reweight(self, path: TiltPath, mover: _Mover, current: _Particles, increments: Floats) -> _Particles:
         """Resample every island by log-weights (N,), put their mean on its account, and sweep under β."""
         self._stage += 1
-        chosen = self._resampling(increments, stage=self._stage)
+        chosen = self._resampling(increments, stage=self._stage, share=self._share)
         resampled = _Particles(self._session.take(current.x, chosen), current.features[chosen])
         with naming(f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"):
             moved = mover.move(path, resampled, self._share, stage=self._stage)
@@ -333,6 +333,7 @@ class _Annealing:
             predicted=self._predicted,
             details=self._resampling.details(self._stage),
             calibration=calibration and replace(calibration, sigma=mover.sigma, drift=mover.drift),
+            stages=self._resampling.stages,
         )
         return AnnealedTilt(
             path,

@@ -54,11 +54,13 @@ class DirectTilt:
     Arguments:
         session: the sampler.
         coordinates: of the tilt, (1, m).
+        directions: along which they are, (m, d).
         moments: what the fit measured.
     """
 
     session: TiltSession
     coordinates: Floats
+    directions: Floats
     moments: TiltMoments
 
     def sample(self, rows: int, *, seed: int, progress: Progress = None) -> Any:
@@ -144,7 +146,7 @@ def _fit_tilt(target: TiltTarget, session: TiltSession, seed: int, progress: Pro
         nfe_per_sample=session.nfe_per_draw,
         calibration=None,
     )
-    return DirectTilt(session, coordinates, moments)
+    return DirectTilt(session, coordinates, target.program.directions, moments)
 
 
 def _mean_exponent(

@@ -10,7 +10,22 @@ from alignkit.certificates import Calibration, KLCertificate
 from alignkit.contracts import Progress
 from alignkit.estimates import Estimate
 
-__all__ = ["FittedTilt", "TiltMoments"]
+__all__ = ["AnnealingStage", "FittedTilt", "TiltMoments"]
+
+
+@dataclass(frozen=True)
+class AnnealingStage:
+    """One reweighting of particles on the way from p to q.
+
+    Arguments:
+        share: β that they were reweighted to; the same as before where only the bound was chosen anew.
+        ess: how many of them the weights left in effect.
+        particles: how many there are.
+    """
+
+    share: float
+    ess: float
+    particles: int
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class TiltMoments:
         details: further facts for the certificate, by name.
         acceptance: the share of proposals that are kept.
         kl: KL(q‖p), where the errors of `after` and `log_partition` are not independent; else taken from them.
+        stages: of annealing, in order; empty where there was none.
     """
 
     before: Estimate
@@ -38,6 +54,7 @@ class TiltMoments:
     details: dict[str, str] = field(default_factory=dict)
     acceptance: float = 1.0
     kl: Estimate | None = None
+    stages: tuple[AnnealingStage, ...] = ()
 
     def certify(self, weight: float, constant: float, guarantee: str) -> KLCertificate:
         """The certificate of the reward r(x) = λ·e(x) + c.

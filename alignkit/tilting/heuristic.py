@@ -226,7 +226,7 @@ class _Annealing:
 
     def _reweight(self, current: _Particles, increments: Floats) -> _Particles:
         """Resample every island by log-weights (N,), and put their mean on its account."""
-        return self._walk.take(current, self._resampling(increments, stage=self._stage))
+        return self._walk.take(current, self._resampling(increments, stage=self._stage, share=self._share))
 
     def _without_forbidden(self, current: _Particles, forbidden: NDArray[np.bool_]) -> _Particles:
         """The law of allowed draws, where β·e tends to as β falls to 0."""
@@ -248,8 +248,8 @@ class _Annealing:
                 ways_out=[f"Multiply the weight λ by {1 / max(self._share, 1e-9):.3g} or more.", "Bound the reward."],
             )
         step = largest_step(current.exponents, _ESS_SHARE, at_most=1.0 - self._share)
-        current = self._reweight(current, step * current.exponents)
         self._share = 1.0 if step >= 1.0 - self._share else self._share + step
+        current = self._reweight(current, step * current.exponents)
         memory = 1.0
         for _ in range(_MOVES_MAX):
             size = self._size
@@ -308,6 +308,7 @@ class _Annealing:
             calibration=None,
             details=details,
             kl=islands.divergence(means),
+            stages=self._resampling.stages,
         )
         return HeuristicTilt(self._walk, current, self._resampling.weights, self._size, moments)
 

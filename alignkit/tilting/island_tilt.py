@@ -17,7 +17,7 @@ from alignkit.contracts import Floats, Progress, TiltSession
 from alignkit.errors import NonFiniteError, ParameterError
 from alignkit.estimates import Estimate
 from alignkit.noise import categorical, fold_seed, uniform
-from alignkit.tilting.fitted import TiltMoments
+from alignkit.tilting.fitted import AnnealingStage, TiltMoments
 from alignkit.tilting.islands import ISLANDS, Islands, by_island
 from alignkit.tilting.path import TiltPath
 from alignkit.tilting.rejection import draw_accepted
@@ -100,6 +100,7 @@ def moments_by_island(
     predicted: float,
     details: dict[str, str],
     calibration: Calibration | None = None,
+    stages: tuple[AnnealingStage, ...] = (),
 ) -> TiltMoments:
     """Moments of q from proposals on islands, each kept with probability exp(F)/M.
 
@@ -112,6 +113,7 @@ def moments_by_island(
         predicted: the share of proposals that was expected to be kept.
         details: further facts; what concerns the measure is added.
         calibration: of the sampler, if any.
+        stages: of annealing.
 
     Returns:
         the moments, with the effective sample size of `features` for the mean of e.
@@ -148,6 +150,7 @@ def moments_by_island(
         details=details,
         acceptance=acceptance,
         kl=islands.divergence(means),
+        stages=stages,
     )
 
 

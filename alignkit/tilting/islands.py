@@ -17,6 +17,7 @@ from alignkit.contracts import Floats
 from alignkit.errors import ParameterError
 from alignkit.estimates import Estimate
 from alignkit.noise import fold_seed, uniform
+from alignkit.tilting.fitted import AnnealingStage
 from alignkit.tilting.weighting import effective_size, systematic_resampling
 
 __all__ = ["ISLANDS", "IslandResampling", "Islands", "by_island"]
@@ -97,7 +98,7 @@ class IslandResampling:
 
     Attributes:
         islands: with log Ẑ so far.
-        smallest: the smallest effective sample size so far, of all particles.
+        stages: what was passed so far.
 
     Raises:
         ParameterError: the particles do not fill the islands.
@@ -113,23 +114,24 @@ class IslandResampling:
         if count % ISLANDS or count < 2 * ISLANDS:
             raise ParameterError(f"particles must be a multiple of {ISLANDS}, two or more of it, not {count}.")
         self.islands = Islands(np.zeros(ISLANDS))
-        self.smallest = math.inf
+        self.stages: tuple[AnnealingStage, ...] = ()
         self._seed = fold_seed(seed, "resampling")
         self._ancestors = np.arange(count)
 
-    def __call__(self, log_weights: Floats, *, stage: int) -> NDArray[np.int64]:
+    def __call__(self, log_weights: Floats, *, stage: int, share: float = 1.0) -> NDArray[np.int64]:
         """Put the mean weight of every island on its account, and choose who survives.
 
         Arguments:
             log_weights: unnormalised, (N,).
             stage: numbers the noise.
+            share: β that the weights lead to.
 
         Returns:
             (N,), indices of particles, each of the island that it goes to.
         """
         logs = by_island(log_weights)
         self.islands = self.islands.times(np.logaddexp.reduce(logs, axis=1) - math.log(logs.shape[1]))
-        self.smallest = min(self.smallest, effective_size(log_weights))
+        self.stages = (*self.stages, AnnealingStage(share, effective_size(log_weights), log_weights.size))
         chosen = systematic_resampling(logs, uniform(self._seed, ISLANDS, 1, stage=stage))
         self._ancestors = self._ancestors[chosen]
         return chosen
@@ -148,6 +150,11 @@ class IslandResampling:
         """The share of the target that each particle stands for, (N,), summing to 1."""
         each = self._ancestors.size // ISLANDS
         return np.repeat(self.islands.weights / each, each)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest effective sample size so far, of all particles."""
+        return min((passed.ess for passed in self.stages), default=math.inf)
 
     def details(self, stages: int) -> dict[str, str]:
         """What a certificate tells of a run of so many stages."""

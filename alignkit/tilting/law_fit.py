@@ -96,7 +96,7 @@ def _fit_known(request: LawRequest, session: TiltSession, family: ExponentialFam
         log_weights = family.log_weights + family.statistics @ member.slopes
         fitted = ReweightedData(base, np.exp(log_weights - np.logaddexp.reduce(log_weights)), moments)
     else:
-        fitted = DirectTilt(session, member.slopes[None], moments)
+        fitted = DirectTilt(session, member.slopes[None], request.extended.directions, moments)
     return LawFit(
         fitted=fitted,
         solution=solution,

@@ -175,6 +175,7 @@ class _Pool:
             nfe_per_proposal=self._session.nfe_per_draw,
             predicted=annealed.acceptance,
             details=details,
+            stages=annealed.stages,
         )
         moments = replace(
             moments,

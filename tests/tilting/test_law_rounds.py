@@ -56,7 +56,7 @@ def grouped(seed, groups, ess):
     islands = np.repeat(np.arange(16), 64)
     shared = rng.normal(size=(16, 1))[islands]
     moments = TiltMoments(Estimate(0.0), Estimate(0.0), Estimate(0.0), ess, 0.0, None)
-    fitted = DirectTilt(None, np.zeros((1, 1)), moments)
+    fitted = DirectTilt(None, np.zeros((1, 1)), np.zeros((1, 2)), moments)
     return Node(np.zeros(1), fitted, shared + rng.normal(size=(1024, 1)), islands if groups else None)
 
 
