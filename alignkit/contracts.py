@@ -442,13 +442,16 @@ class RowPasses(Protocol):
 
     most_directions: int
 
-    def read(self, x: NDArray[Any], directions: Floats, out: Floats) -> None:
+    def read(self, x: NDArray[Any], directions: Floats, out: Floats) -> bool:
         """⟨direction, x⟩ of each row and direction, added up in float64; not finite where x is not.
 
         Arguments:
             x: (n, d), float32 or float64.
             directions: (m, d).
             out: (n, m), written to.
+
+        Returns:
+            True only if all of them are finite.
         """
         ...
 

@@ -13,8 +13,10 @@ by Fenchel's inequality: a certificate for every row at no further pass over the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -196,13 +198,22 @@ class ProximalForm:
             for block, size, end in zip(self.blocks, self.sizes, ends, strict=True)
         )
 
+    @cached_property
+    def _root(self) -> float:
+        """√λ."""
+        return math.sqrt(self.weight)
+
+    @cached_property
+    def _shift(self) -> Floats | None:
+        """h/√λ; None where it is 0."""
+        return self.vector / self._root if self.vector.any() else None
+
     def centres(self, points: Floats) -> Floats:
         """c of rows v, (n, k) to (n, k)."""
         if self.factor is None:
-            root = np.sqrt(self.weight)
-            centres = points * root
+            centres = points * self._root
             # Adding one short row to many costs more than all the rest.
-            return np.asarray(centres + self.vector / root if self.vector.any() else centres)
+            return np.asarray(centres if self._shift is None else centres + self._shift)
         from scipy.linalg import solve_triangular
 
         right = self.weight * points + self.vector
@@ -211,7 +222,7 @@ class ProximalForm:
     def maximisers(self, solutions: Floats) -> Floats:
         """z of rows y, (n, k) to (n, k)."""
         if self.factor is None:
-            return np.asarray(solutions / np.sqrt(self.weight))
+            return np.asarray(solutions / self._root)
         from scipy.linalg import solve_triangular
 
         return np.asarray(solve_triangular(self.factor, solutions.T, lower=True, trans="T").T)

@@ -15,8 +15,9 @@ from alignkit.contracts import Floats, Progress
 from alignkit.estimates import Estimate
 from alignkit.expressions import Expression
 from alignkit.noise import fold_seed
+from alignkit.transport.account import Transported
 from alignkit.transport.randomised import RandomisedMap
-from alignkit.transport.reduction import Transported, TransportMap
+from alignkit.transport.reduction import TransportMap
 
 __all__ = ["FittedTransport", "Share", "certificate_of", "scores"]
 
@@ -40,8 +41,8 @@ class FittedTransport:
         """Draw base rows and move them: (x, T(x)), each (rows, *shape), numpy."""
         x = self.base.sample(rows, seed=seed, progress=progress)
         if isinstance(self.map, RandomisedMap):
-            return x, self.map.with_seed(fold_seed(seed, "coins of the transport")).apply(x, progress).y
-        return x, self.map.apply(x, progress).y
+            return x, self.map.with_seed(fold_seed(seed, "coins of the transport")).move(x, progress)
+        return x, self.map.move(x, progress)
 
     def certify(
         self, reward: Expression, guarantee: str, *, seconds: float, seed: int, progress: Progress = None

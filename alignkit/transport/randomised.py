@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from alignkit.contracts import Progress
 from alignkit.errors import ParameterError
 from alignkit.noise import uniform
-from alignkit.transport.reduction import Transported, TransportMap
+from alignkit.transport.account import Transported
+from alignkit.transport.reduction import TransportMap
 
 __all__ = ["RandomisedMap"]
 
@@ -84,3 +85,7 @@ class RandomisedMap:
             return replace(moved, y=moved.y.at[places].set(dear.y))
         moved.y[places] = dear.y
         return moved
+
+    def move(self, x: Any, progress: Progress = None, *, on_error: str = "raise", out: Any = None) -> Any:
+        """T(x) alone; arguments and errors are those of `apply`."""
+        return self.apply(x, progress, on_error=on_error, out=out).y

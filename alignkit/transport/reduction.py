@@ -16,8 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_jax_array, is_torch_array, to_device
-from numpy.typing import NDArray
+from array_api_compat import array_namespace
 
 from alignkit import registry
 from alignkit.contracts import (
@@ -26,12 +25,12 @@ from alignkit.contracts import (
     Progress,
     ProxProblem,
     ProxSession,
-    ProxSolution,
     RowPasses,
     SparseRows,
 )
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError, UnboundedTransportError
 from alignkit.expressions import Expression
+from alignkit.transport.account import Account, Transported
 from alignkit.transport.boundedness import (
     check_bounded,
     check_somewhere_finite,
@@ -39,10 +38,11 @@ from alignkit.transport.boundedness import (
     unseen_slope,
 )
 from alignkit.transport.costs import HALF_SQUARED_DISTANCE, Cost, Euclidean, PNorm, Quadratic
+from alignkit.transport.kinds import as_kind_of, workable, writeable
 from alignkit.transport.lifting import Lift, lift
 from alignkit.transport.rows import CompiledRows, DeviceRows, Factors, HostRows, Rows
 
-__all__ = ["TransportMap", "Transported", "check_transport", "is_concave_in_total", "reduce_transport"]
+__all__ = ["TransportMap", "check_transport", "is_concave_in_total", "reduce_transport"]
 
 #: Entries of v handed to a session at a time (32 MB), and of x (16 MB of float32, so that they are still cached on the
 #: way back).
@@ -52,8 +52,7 @@ _PART_ENTRIES = 2**22
 _TOLERANCE, _SEARCH_TOLERANCE = 1e-6, 1e-3
 #: Entries of x from which on an import of an engine is worth its time, a third of a second.
 _LARGE = 2**22
-#: Relative rounding of an objective evaluated in float64.
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 def reduce_transport(
@@ -180,38 +179,6 @@ def is_concave_in_total(composition: Composition, weight: float, cost: Cost) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class Transported:
-    """Rows moved by a transport map, each with its certificate.
-
-    The certificate is that of the solve in float64; rounding the displacement and y to a narrower dtype comes on top.
-
-    Arguments:
-        y: T(x), (n, *shape), the kind, device and dtype of x (float64 for integers); x itself in rows that were kept.
-        objective: r(y) − λ c(x, y), (n,), float64, in units of reward.
-        gap: an upper bound on how far `objective` lies below its supremum, (n,); infinite without a bound.
-        cost: c(x, y), (n,).
-        unfinished: (n,), rows whose solver stopped early or whose relative gap misses the tolerance, and rows kept.
-        tied: (n,), rows found to have another maximiser as good, up to the gap; the one taken is the same every time.
-        evaluations: (n,), how many points or cells of f a global search visited for each row; 0 from other methods.
-    """
-
-    y: Any
-    objective: Floats
-    gap: Floats
-    cost: Floats
-    unfinished: NDArray[np.bool_]
-    tied: NDArray[np.bool_]
-    evaluations: NDArray[np.int64]
-
-    @property
-    def relative_gap(self) -> Floats:
-        """gap / max(1, |objective|), (n,)."""
-        bounded = np.isfinite(self.gap) & np.isfinite(self.objective)
-        scale = np.where(bounded, np.maximum(1.0, np.abs(self.objective)), 1.0)
-        return np.where(bounded, self.gap / scale, np.inf)
-
-
-@dataclass(frozen=True, eq=False)
 class TransportMap:
     """The optimal map T(x) = argmax_y r(y) − λ·c(x, y), ready to be applied to any number of rows.
 
@@ -253,7 +220,7 @@ class TransportMap:
         return lift(self.composition, self.weight, self.cost)
 
     def apply(self, x: Any, progress: Progress = None, *, on_error: str = "raise", out: Any = None) -> Transported:
-        """Move each row of x.
+        """Move each row of x, and account for what was achieved.
 
         Arguments:
             x: (n, *shape), numpy, torch (any device) or jax.
@@ -271,49 +238,49 @@ class TransportMap:
             NonFiniteError: x holds a NaN or an infinity.
             UnboundedTransportError: a backend found the objective unbounded above.
         """
+        self._check_shape(x)
+        account = Account(self._lift, self.weight, self.composition.constant, x.shape[0])
+        return account.close(self._move(x, progress, on_error, out, account), self.tolerance)
+
+    def move(self, x: Any, progress: Progress = None, *, on_error: str = "raise", out: Any = None) -> Any:
+        """T(x) alone, in less time than `apply` takes where rows are few; arguments and errors are the same."""
+        self._check_shape(x)
+        return self._move(x, progress, on_error, out, None)
+
+    def _move(self, x: Any, progress: Progress, on_error: str, out: Any, account: Account | None) -> Any:
         if on_error not in ("raise", "keep"):
             raise ParameterError(f'on_error is "raise" or "keep", not {on_error!r}.')
-        self._check_shape(x)
-        rows = _workable(x)
-        # Looking a namespace or a kind up takes as long as moving some rows.
+        rows = workable(x)
         xp = np if isinstance(rows, np.ndarray) else array_namespace(rows)
         count = rows.shape[0]
-        flat = xp.reshape(rows, (count, self.composition.ambient))
+        flat = rows if rows.ndim == 2 else xp.reshape(rows, (count, self.composition.ambient))
         if not (flat.dtype.kind == "f" if xp is np else xp.isdtype(flat.dtype, "real floating")):
             flat = xp.astype(flat, xp.float64)
-        y = xp.empty_like(flat) if out is None else xp.reshape(_writeable(out, x, flat), flat.shape)
-        objective, gap, cost = np.empty((3, count))
-        unfinished, tied = np.zeros((2, count), dtype=bool)
-        evaluations = np.zeros(count, dtype=np.int64)
-        largest = max(1, self.composition.dimension)
-        step = max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // max(1, self.composition.ambient)))
-        moving = self._rows(flat, y)
+        if out is None:
+            y = xp.empty_like(flat)
+        else:
+            y = writeable(out, x, flat)
+            y = y if y.ndim == 2 else xp.reshape(y, flat.shape)
+        moving, step = self._rows(flat, y), self._rows_at_a_time
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
             points, earned, bad = moving.read(part)
-            if bad.size and on_error == "raise":
-                raise _not_finite(part.start + int(bad[0]))
             if bad.size:
+                if on_error == "raise":
+                    raise _not_finite(part.start + int(bad[0]))
                 points[bad], earned[bad] = 0.0, 0.0
-            results = tuple(result[part] for result in (objective, gap, cost, unfinished, tied, evaluations))
             inner = None if progress is None else _offset(progress, part.start, count)
-            moving.write(part, self._solve_part(points, earned, results, inner), bad)
-            if bad.size:
-                kept = part.start + bad
-                objective[kept], gap[kept], cost[kept], unfinished[kept] = np.nan, np.inf, 0.0, True
+            moving.write(part, self._solve(part, points, earned, account, inner), bad)
+            if bad.size and account is not None:
+                account.enter_kept(part.start + bad)
             if progress is not None:
                 progress("transport", part.stop, count)
-        found = Transported(
-            _like(xp.reshape(y, rows.shape), x) if out is None else out,
-            objective,
-            gap,
-            cost,
-            unfinished,
-            tied,
-            evaluations,
-        )
-        unfinished |= ~(found.relative_gap <= self.tolerance)
-        return found
+        return as_kind_of(y if rows.ndim == 2 else xp.reshape(y, rows.shape), x) if out is None else out
+
+    @cached_property
+    def _rows_at_a_time(self) -> int:
+        largest, ambient = max(1, self.composition.dimension), max(1, self.composition.ambient)
+        return max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // ambient))
 
     def _rows(self, x: Any, y: Any) -> Rows:
         """Rows (n, d) with y of the same kind, ready to be read and written."""
@@ -344,62 +311,28 @@ class TransportMap:
         found = registry.offered_if_any("row_passes", imported=True)
         return None if found is None else found()
 
-    def _solve_part(
-        self, points: Floats, earned: Floats, results: tuple[NDArray[Any], ...], progress: Progress
+    def _solve(
+        self, part: slice, points: Floats, earned: Floats, account: Account | None, progress: Progress
     ) -> Floats | SparseRows | None:
-        """The steps of some rows v with ⟨g, x⟩, and into `results` the fields of `Transported` but y."""
-        objective, gap, cost, unfinished, tied, evaluations = results
-        objective[:] = earned + (self.composition.constant + self._lift.constant)
-        gap[:], cost[:] = 0.0, self._lift.shift_cost
+        """The steps of some rows v with ⟨g, x⟩; None where all that moves them is the shift."""
         if self.session is None:
+            if account is not None:
+                account.enter_shift(part, earned)
             return None
         answer = self.session.solve(points, progress)
-        with np.errstate(over="ignore", invalid="ignore"):  # rows beyond float64 end as rows without a bound
-            step = answer.maximiser - points if answer.displacement is None else answer.displacement
-            value, moved, penalty = self._account(answer, points, step)
-            objective += value - penalty
-            # The bound holds of the exact objective at z; the one reported was evaluated in float64.
-            gap[:] = answer.gap + _ROUNDING * (np.abs(objective) + np.abs(penalty))
-            all_finite = np.isfinite(objective.sum() + gap.sum())
-        cost += moved
-        unfinished[:] = answer.unfinished
-        if answer.tied is not None:
-            tied[:] = answer.tied
-        if answer.evaluations is not None:
-            evaluations[:] = answer.evaluations
-        if all_finite:
-            return step
-        lost = ~np.isfinite(objective)
-        gap[lost | np.isnan(gap)] = np.inf
-        objective[np.isnan(objective)] = -np.inf
-        if isinstance(step, np.ndarray) and lost.any():  # no iterate at all: such a row stays
-            nowhere = np.flatnonzero(lost)[~np.isfinite(step[lost]).all(axis=1)]
-            step = step.copy()
-            step[nowhere], cost[nowhere] = 0.0, self._lift.shift_cost
+        step, lost = answer.displacement, _NO_ROWS
+        if not isinstance(step, SparseRows):
+            with np.errstate(over="ignore", invalid="ignore"):
+                step = answer.maximiser - points if step is None else step
+            # Finite where the sum of squares is, and it seldom is not.
+            if not math.isfinite(np.vdot(step, step)):
+                lost = np.flatnonzero(~np.isfinite(step).all(axis=1))
+            if lost.size:  # no iterate at all: such a row stays
+                step = step.copy()
+                step[lost] = 0.0
+        if account is not None:
+            account.enter(part, earned, answer, step, lost)
         return step
-
-    def _account(
-        self, answer: ProxSolution, points: Floats, step: Floats | SparseRows
-    ) -> tuple[Floats, Floats, Floats]:
-        """f(z), the cost of the step beyond that of the shift, and what the step takes from the objective."""
-        assert self._lift.nonlinear is not None
-        value = answer.value
-        if value is None:
-            with np.errstate(all="ignore"):
-                value = np.asarray(self._lift.nonlinear.value(answer.maximiser), dtype=np.float64)
-            value = np.where(np.isnan(value), -np.inf, value)
-        penalty = self._lift.displacement
-        if penalty is None:
-            assert isinstance(step, np.ndarray)
-            squared = 0.5 * np.einsum("nk,nk->n", step, step)
-            moved = squared + step @ self._lift.offset if self._lift.has_offset else squared
-            return value, moved, self.weight * squared
-        if isinstance(step, SparseRows):
-            # No cost without a reduction asks which entries move, or minds entries that stay.
-            moved = np.asarray(penalty.cost.of_displacement(step.amounts))
-            return value, moved, self.weight * moved - (step.amounts * penalty.linear[step.coordinates]).sum(axis=1)
-        moved = np.asarray(penalty.cost.of_displacement(step))
-        return value, moved, self.weight * moved - step @ penalty.linear
 
     def _check_shape(self, x: Any) -> None:
         shape = self.composition.shape
@@ -430,48 +363,6 @@ def _not_finite(row: int) -> NonFiniteError:
             'transport(x, on_error="keep") leaves them where they are.',
         ],
     )
-
-
-def _workable(x: Any) -> Any:
-    """The rows where they can be computed with in float64 and written to; numpy on the CPU, as its calls cost least."""
-    if is_jax_array(x):  # immutable, and narrows float64 silently
-        found = np.asarray(x)
-        return found.astype(np.float32) if found.dtype.kind == "V" else found  # bfloat16 is none of numpy's own
-    if not is_torch_array(x):
-        return x
-    x = x.detach()
-    if x.device.type == "mps":  # Apple's GPUs have no float64
-        x = x.cpu()
-    return x.numpy() if x.device.type == "cpu" and x.dtype.itemsize >= 4 else x
-
-
-def _like(moved: Any, x: Any) -> Any:
-    """Moved rows as the kind of x, on its device."""
-    if is_jax_array(x):
-        dtype = x.dtype if array_namespace(x).isdtype(x.dtype, "real floating") else None
-        return array_namespace(x).asarray(moved, dtype=dtype, device=x.device)
-    if not is_torch_array(x):
-        return moved
-    if isinstance(moved, np.ndarray):
-        moved = array_namespace(x).asarray(moved)
-    return to_device(moved, x.device)
-
-
-def _writeable(out: Any, x: Any, flat: Any) -> Any:
-    """The user's `out` where rows like `flat` can be written."""
-    fits = not is_jax_array(out) and is_torch_array(out) == is_torch_array(x) and tuple(out.shape) == tuple(x.shape)
-    if not fits or out.dtype != x.dtype or (is_torch_array(out) and out.device != x.device):
-        raise ParameterError("out is an array like x: numpy or torch, of its shape, dtype and device.")
-    found = _workable(out)
-    if type(found) is not type(flat) or found.dtype != flat.dtype or not _is_contiguous(found):
-        raise ParameterError("out is contiguous, floating-point memory that can be written to.")
-    return found
-
-
-def _is_contiguous(array: Any) -> bool:
-    if isinstance(array, np.ndarray):
-        return array.flags.c_contiguous and array.flags.writeable
-    return bool(array.is_contiguous())
 
 
 def _offset(progress: Any, done: int, total: int) -> Any:

@@ -24,6 +24,7 @@ _BLOCK_ENTRIES = 2 * 10**5
 _THIN_PRODUCTS = 10**6
 #: Blocks of fewer rows would take as long for their calls.
 _THINNEST = 32
+_NONE = np.empty(0, dtype=np.int64)
 
 
 class Rows(Protocol):
@@ -125,9 +126,12 @@ class HostRows:
                 np.matmul(wide, factors.read.T, out=found[local])
                 if points is not None:
                     points[local] = factors.lift.subspace.project(wide)
-        return self._separated(part, found, points)
+            all_finite = bool(np.isfinite(found.sum()))  # a sum of large numbers may overflow
+        return self._separated(part, found, points, all_finite)
 
-    def _separated(self, part: slice, found: Floats, points: Floats | None) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    def _separated(
+        self, part: slice, found: Floats, points: Floats | None, all_finite: bool
+    ) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """What `read` returns, from products with its factors and, where these hold no D, with an implicit Q."""
         lift, has_linear = self._factors.lift, self._factors.has_linear
         if points is None:
@@ -135,10 +139,8 @@ class HostRows:
         if lift.has_offset:
             points = points + lift.offset
         earned = found[:, -1].copy() if has_linear else np.zeros(len(found))
-        bad = np.empty(0, dtype=np.int64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            all_finite = np.isfinite(found.sum())
-        if not all_finite:  # a sum of large numbers may overflow
+        bad = _NONE
+        if not all_finite:
             bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
             bad = bad[~np.isfinite(self._x[part][bad]).all(axis=1)]
         return np.ascontiguousarray(points), earned, bad
@@ -201,8 +203,8 @@ class CompiledRows(HostRows):
     def read(self, part: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """See `Rows.read`."""
         found = np.empty((part.stop - part.start, len(self._factors.read)))
-        self._passes.read(self._x[part], self._factors.read, found)
-        return self._separated(part, found, None)
+        all_finite = self._passes.read(self._x[part], self._factors.read, found)
+        return self._separated(part, found, None, all_finite)
 
     def _write(self, part: slice, step: Floats | SparseRows | None) -> None:
         factors = self._factors

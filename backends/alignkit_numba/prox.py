@@ -126,6 +126,7 @@ class _Opened:
     Arguments:
         form: the problem in canonical form.
         kernel: solves rows of it.
+        settle: `accounting.settle`, imported with the engine.
         weight: λ, (1,).
         hessian: H of the quadratic summands; without rows where there are none.
         constant: f − (½⟨z, Hz⟩ + ⟨h, z⟩ − φ).
@@ -134,6 +135,7 @@ class _Opened:
 
     form: ProximalForm
     kernel: Kernel
+    settle: Callable[..., float]
     weight: Floats
     hessian: Floats
     constant: float
@@ -142,11 +144,13 @@ class _Opened:
     @staticmethod
     def of(problem: ProxProblem, form: ProximalForm) -> _Opened:
         """Prepare a problem's kernel."""
+        from alignkit_numba.accounting import settle
+
         origin = np.zeros((1, form.dimension))
         constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
         hessian = np.zeros((0, 0)) if form.factor is None else split(problem.nonlinear).quadratic.matrix
         kernel, weight = method_of(form).prepare(form), np.array([form.weight])
-        return _Opened(form, kernel, weight, np.ascontiguousarray(hessian), constant, problem.tolerance)
+        return _Opened(form, kernel, settle, weight, np.ascontiguousarray(hessian), constant, problem.tolerance)
 
 
 class NumbaSession:
@@ -223,24 +227,22 @@ class NumbaSession:
 
     def _solve_to(self, tolerance: float, points: Floats, weights: Floats | None) -> tuple[ProxSolution, float]:
         """Ask the kernel for a relative gap, and hold the rows against the session's own; for the rest see `settle`."""
-        from alignkit_numba.accounting import settle
-
         opened, form = self._opened, self._opened.form
-        if weights is None:
-            scales = np.ones(len(points))
-            centres = form.centres(points)
-        else:
-            # (λᵢ/2)‖z − v‖² − ⟨h, z⟩ + φ is λᵢ/λ times ½‖y − c‖² + (λ/λᵢ)φ, c = √λ(v + h/λᵢ), up to a constant.
-            scales = form.weight / weights
-            centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
         # A point beyond float64 ends as a row without a bound.
         with np.errstate(over="ignore", invalid="ignore"):
+            if weights is None:
+                scales = np.ones(len(points))
+                centres = form.centres(points)
+            else:
+                # (λᵢ/2)‖z − v‖² − ⟨h, z⟩ + φ is λᵢ/λ times ½‖y − c‖² + (λ/λᵢ)φ, c = √λ(v + h/λᵢ), up to a constant.
+                scales = form.weight / weights
+                centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
             centres = np.ascontiguousarray(centres)
             solved = opened.kernel(centres, scales, tolerance)
             maximiser = np.ascontiguousarray(form.maximisers(solved.solutions))
             gap = solved.gap if weights is None else solved.gap / scales
         value, unfinished = solved.value, solved.unfinished
-        reached = settle(
+        reached = opened.settle(
             centres,
             solved.solutions,
             scales,

@@ -32,15 +32,18 @@ class CompiledRowPasses:
     #: Beyond, a matrix product is faster: it uses what it packs often enough.
     most_directions = 32
 
-    def read(self, x: NDArray[Any], directions: Floats, out: Floats) -> None:
+    def read(self, x: NDArray[Any], directions: Floats, out: Floats) -> bool:
         """⟨direction, x⟩ of each row and direction, added up in float64.
 
         Arguments:
             x: (n, d), float32 or float64, in C order.
             directions: (m, d), in C order.
             out: (n, m), in C order, written to.
+
+        Returns:
+            whether all of them are finite.
         """
-        _read(x, directions, out)
+        return bool(_read(x, directions, out))
 
     def write(self, x: NDArray[Any], steps: NDArray[Any], directions: NDArray[Any], y: NDArray[Any]) -> None:
         """y = x + Σ step·direction of each row.
@@ -81,6 +84,11 @@ def _read(x, directions, out):  # type: ignore[no-untyped-def]
     for row in range(n - n % 4, n):
         for j in range(m):
             out[row, j] = _product(x, row, directions, j)
+    away = 0.0
+    for row in range(n):
+        for j in range(m):
+            away += out[row, j] - out[row, j]
+    return away == 0.0
 
 
 @_compiled

@@ -1,5 +1,7 @@
 """The reduction by itself: the solver here is soft thresholding, written out."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -196,6 +198,47 @@ def test_rows_that_are_not_finite_are_kept_on_request(transport, convert):
     np.testing.assert_array_equal(as_numpy(found.y)[[4, 7]], as_numpy(convert(x))[[4, 7]])
     with pytest.raises(ParameterError, match="on_error"):
         transport.apply(x, on_error="drop")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "keep"])
+def test_rows_move_alike_where_nothing_is_accounted_for(transport, on_error):
+    x = RNG.standard_normal((9, *SHAPE)).astype(np.float32)
+    if on_error == "keep":
+        x[4, 1, 3] = np.nan
+    np.testing.assert_array_equal(
+        transport.move(x, on_error=on_error), transport.apply(x, on_error=on_error).y, strict=True
+    )
+    x[7, 0, 0] = np.inf
+    with pytest.raises(NonFiniteError, match="Row"):
+        transport.move(x)
+
+
+def test_rows_without_an_iterate_stay():
+    class Lost:
+        def solve(self, points, progress=None):
+            z = points + 1.0
+            z[1, 2] = np.nan
+            return ProxSolution(z, np.zeros(len(points)), np.zeros(len(points), dtype=bool))
+
+    x = RNG.standard_normal((3, *SHAPE))
+    transport = TransportMap(COMPOSITION, WEIGHT, Lost())
+    moved = transport.apply(x)
+    np.testing.assert_array_equal(moved.y, transport.move(x))
+    np.testing.assert_allclose(moved.y[1].ravel(), x[1].ravel() + G / WEIGHT)
+    assert moved.objective[1] == -np.inf and moved.unfinished.tolist() == [False, True, False]
+    np.testing.assert_allclose(moved.cost, 0.5 * ((moved.y - x) ** 2).sum(axis=(1, 2)))
+
+
+def test_rows_that_are_kept_are_not_tied():
+    class Search(SoftThreshold):
+        def solve(self, points, progress=None):
+            found = super().solve(points, progress)
+            return replace(found, tied=np.ones(len(points), bool), evaluations=np.full(len(points), 7))
+
+    x = RNG.standard_normal((4, *SHAPE))
+    x[2, 1, 1] = np.nan
+    found = TransportMap(COMPOSITION, WEIGHT, Search()).apply(x, on_error="keep")
+    assert found.tied.tolist() == [True, True, False, True] and found.evaluations.tolist() == [7, 7, 0, 7]
 
 
 def test_huge_entries_are_finite(transport):
