@@ -84,7 +84,9 @@ from alignkit.transport.distance import wasserstein_distance
 if TYPE_CHECKING:
     from alignkit.aligned import Aligned
     from alignkit.compiler.plan import Plan
+    from alignkit.loading import load
     from alignkit.problem import KL, Problem, Wasserstein
+    from alignkit.tilting.tilted_law import TiltedLaw, tilt, tilted_pipeline
 
 __version__ = "0.1.0"
 
@@ -99,6 +101,7 @@ __all__ = [
     "Parameter",
     "Plan",
     "Problem",
+    "TiltedLaw",
     "Variable",
     "Wasserstein",
     "arctan",
@@ -121,6 +124,7 @@ __all__ = [
     "inv_pos",
     "linear_map",
     "lipschitz",
+    "load",
     "log",
     "log1p",
     "log_sum_exp",
@@ -151,6 +155,8 @@ __all__ = [
     "sum_smallest",
     "sum_squares",
     "tanh",
+    "tilt",
+    "tilted_pipeline",
     "total_variation",
     "trace",
     "vec",
@@ -163,7 +169,11 @@ _DEFERRED = {
     "KL": "alignkit.problem",
     "Plan": "alignkit.compiler.plan",
     "Problem": "alignkit.problem",
+    "TiltedLaw": "alignkit.tilting.tilted_law",
     "Wasserstein": "alignkit.problem",
+    "load": "alignkit.loading",
+    "tilt": "alignkit.tilting.tilted_law",
+    "tilted_pipeline": "alignkit.tilting.tilted_law",
 }
 
 

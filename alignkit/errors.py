@@ -10,6 +10,7 @@ __all__ = [
     "AlignkitError",
     "BackendRefusedError",
     "BackendUnavailableError",
+    "CalibrationWarning",
     "CurvatureError",
     "DimensionError",
     "ImproperTargetError",
@@ -124,6 +125,10 @@ class BackendRefusedError(AlignkitError):
 
 class StaleFitError(AlignkitError):
     """A fitted result no longer matches the problem it came from."""
+
+
+class CalibrationWarning(UserWarning):
+    """A tilt is stronger than the model's calibration allows; the law it is about says how far off it is."""
 
 
 class Status(enum.Enum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import array_api_compat
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from alignkit.base.law import ExactLaw, Floats, finite_array
-from alignkit.errors import ParameterError
+from alignkit.errors import ParameterError, ShapeError
 from alignkit.noise import categorical, uniform
 
 __all__ = ["Empirical"]
@@ -19,17 +20,19 @@ _BLOCK_ENTRIES = 1 << 24
 
 
 class Empirical(ExactLaw):
-    """The law that puts equal mass on each row of a data set.
+    """The law that puts equal mass on each row of a data set, or given weights.
 
     Its denoiser is the softmax-weighted mean of the data (Karras et al., arXiv 2206.00364, appendix B.3), its tilts are
     reweightings, its log-partition a log-mean-exp.
 
     Arguments:
         data: (N, *shape), finite.
+        weights: (N,), nonnegative; normalised here. Equal if None.
         name: what `explain()` calls it.
 
     Raises:
-        ParameterError: the data are empty.
+        ParameterError: the data are empty, or the weights negative or all 0.
+        ShapeError: not one weight for each row.
         NonFiniteError: a NaN or an infinity, with the index of the first.
 
     Example:
@@ -40,7 +43,7 @@ class Empirical(ExactLaw):
 
     tail = "bounded"
 
-    def __init__(self, data: ArrayLike, *, name: str = "empirical law") -> None:
+    def __init__(self, data: ArrayLike, *, weights: ArrayLike | None = None, name: str = "empirical law") -> None:
         values = finite_array(data, "the data set")
         if values.ndim == 0:
             raise ParameterError("The data set is a single number.", ways_out=["Pass rows: (N, *shape)."])
@@ -48,7 +51,8 @@ class Empirical(ExactLaw):
         self.shape = tuple(values.shape[1:])
         self.data: Floats = values.reshape(values.shape[0], -1)
         self.data_range = (float(values.min()), float(values.max()))
-        self._log_weights: Floats = np.full(values.shape[0], -np.log(values.shape[0]))
+        self._log_weights: Floats = _log_weights(weights, values.shape[0])
+        self._device_copies: dict[Any, tuple[Any, ...]] = {}
         # Distances are taken from the centre, where the squares cancel least.
         self._centre: Floats = self.data.mean(axis=0)
         # A single point has no width; any scale then serves.
@@ -83,6 +87,7 @@ class Empirical(ExactLaw):
         tilted.__dict__.update(self.__dict__)
         tilted.name = f"{self.name}, tilted"
         tilted._log_weights = scores - np.logaddexp.reduce(scores)
+        tilted._device_copies = {}
         return tilted
 
     def draw_tilted(self, theta: Floats, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> Floats:
@@ -118,11 +123,8 @@ class Empirical(ExactLaw):
         Returns:
             (n, *shape), of x's kind, dtype and device.
         """
-        xp, device = array_api_compat.array_namespace(x), array_api_compat.device(x)
-        data = xp.asarray(self.data - self._centre, dtype=x.dtype, device=device)
-        log_weights = xp.asarray(self._log_weights, dtype=x.dtype, device=device)
-        centre = xp.asarray(self._centre, dtype=x.dtype, device=device)
-        half_squares = 0.5 * xp.sum(data**2, axis=1)
+        xp = array_api_compat.array_namespace(x)
+        data, half_squares, log_weights, centre = self._constants(x)
         flat = self._flat(x) - centre
         parts = []
         step = max(1, _BLOCK_ENTRIES // self.data.shape[0])
@@ -134,3 +136,32 @@ class Empirical(ExactLaw):
             posterior = posterior / xp.sum(posterior, axis=1, keepdims=True)
             parts.append(posterior @ data + centre)
         return xp.reshape(xp.concat(parts, axis=0), x.shape)
+
+    def _constants(self, x: Any) -> tuple[Any, ...]:
+        """Centred data (N, d), half their squared norms (N,), log-weights (N,) and the centre (d,), beside x."""
+        xp, device = array_api_compat.array_namespace(x), array_api_compat.device(x)
+        key = (xp.__name__, str(x.dtype), str(device))
+        if key not in self._device_copies:
+            move = functools.partial(xp.asarray, dtype=x.dtype, device=device)
+            data = move(self.data - self._centre)
+            self._device_copies[key] = (
+                data, 0.5 * xp.sum(data**2, axis=1), move(self._log_weights), move(self._centre),
+            )  # fmt: skip
+        return self._device_copies[key]
+
+
+def _log_weights(weights: ArrayLike | None, count: int) -> Floats:
+    """Of normalised masses, (N,)."""
+    if weights is None:
+        return np.full(count, -np.log(count))
+    mass = finite_array(weights, "the data's weights")
+    if mass.shape != (count,):
+        raise ShapeError(
+            f"The weights have shape {mass.shape}, and there are {count} rows of data.",
+            ways_out=[f"Pass one weight for each row, ({count},)."],
+        )
+    if np.any(mass < 0) or mass.sum() <= 0:
+        raise ParameterError("The data's weights must be nonnegative, with a positive sum.")
+    with np.errstate(divide="ignore"):
+        found: Floats = np.log(mass / mass.sum())
+    return found
