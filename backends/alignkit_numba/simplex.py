@@ -5,10 +5,9 @@ and the gap at y = c − Bᵀp is σ·max_j a_j − ⟨p, a⟩, a = By + b. On t
 that they are centred, and a constant added to BBᵀ makes it definite where they are affinely independent.
 
 Each row starts from the better of two points of the simplex: the vertex of its largest piece, where most rows end that
-are weighed heavily, and the solution at c = 0, where most end that are weighed lightly. Block pivoting, which exchanges
-every coordinate of the wrong sign at once, finishes nearly all in a few systems; the active-set method does the others.
-At most k + 1 pieces are independent: where that is few of them, p stays feasible and one coordinate enters or leaves at
-a time, so that the systems are of that size.
+are weighed heavily, and the solution at c = 0, where most end that are weighed lightly. Of more than k + 1 pieces few
+are solved for at a time, see `few_pieces`; of others all, by block pivoting, which exchanges every coordinate of the
+wrong sign at once. Either finishes nearly all rows in a few systems; the active-set method does the others.
 
 Source: P. Wolfe, "Finding the nearest point in a polytope", 1976; J. Kim, H. Park, "Fast nonnegative matrix
 factorization: an active-set-like method and comparisons", 2011, section 4, for block pivoting.
@@ -21,16 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 from alignkit.transport.canonical import ProximalForm, TopOf
 from alignkit_numba.active_set import Workspace, ascend, workspace
-from alignkit_numba.elimination import factorise, factorise_each, solve_lower, solve_upper, triangle
+from alignkit_numba.elimination import factorise, solve_lower, solve_upper
+from alignkit_numba.few_pieces import exchange_few, vectors_of_slots
+from alignkit_numba.simplex_lanes import entries, evaluate, share_out
 from alignkit_numba.solved import Solved
 from alignkit_numba.vectors import (
     WIDTH,
-    absolute,
     divide,
     fma,
     inlined,
@@ -38,7 +37,6 @@ from alignkit_numba.vectors import (
     load,
     scratches,
     select_less,
-    smaller,
     spread,
     store,
 )
@@ -50,18 +48,13 @@ _EPS = float(np.finfo(np.float64).eps)
 _ROUNDS = 6
 #: Relative gap of the point that some rows start from.
 _REFERENCE_TOLERANCE = 1e-9
-#: Steps of the active set in lanes before that.
-_STEPS = 12
 #: Above this many pieces the factors of all lanes no longer fit a cache, and rows are taken one at a time.
 _LARGEST_FACTOR = 32
-
-#: For the slots: whether one is taken, its p, 1, how it falls, their system, its factor; and which held one rises.
-FewLanes = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats]
 
 
 def _most_free(pieces: int, dimension: int) -> int:
     """How many pieces are solved for at a time: k + 1 at most are affinely independent. 0 for all of them."""
-    return dimension + 1 if 2 * (dimension + 1) <= pieces <= _LARGEST_FACTOR else 0
+    return dimension + 1 if dimension + 1 < pieces <= _LARGEST_FACTOR else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +71,7 @@ class SimplexProblem:
         reach: the largest entry of each column of the centred B, (k,).
         shift: the largest entry of the centred b.
         lanes: how many vectors of lanes the solver writes to, for each array of them.
-        most_free: how many pieces can be at the top at once, if that is few enough to solve for them alone; else 0.
+        most_free: how many pieces can be at the top at once, if that is not all of them; else 0.
     """
 
     matrix: Floats
@@ -121,7 +114,8 @@ class SimplexProblem:
             np.empty(rows),
             workspace(rows, True),
         )
-        pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
+        most_free = _most_free(rows, columns)
+        pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR and not most_free else 0
         return SimplexProblem(
             matrix,
             offset,
@@ -132,8 +126,8 @@ class SimplexProblem:
             reference / reference.sum(),
             np.abs(matrix).max(axis=0),
             float(np.abs(offset).max()),
-            (*[columns] * 2, *[rows] * 4, pairs, *[1] * 5),
-            _most_free(rows, columns),
+            (*[columns] * 2, rows + (most_free > 0), *[rows] * 3, pairs, *[1] * 5, vectors_of_slots(most_free)),
+            most_free,
         )
 
 
@@ -168,8 +162,7 @@ def solve_simplex(problem: SimplexProblem, centres: Floats, scales: Floats, tole
         tolerance,
         workspace(len(problem.offset), True),
         scratches(problem.lanes),
-        scratches((*[problem.most_free] * 4, *[problem.most_free * (problem.most_free + 1) // 2] * 2, 1)),
-        np.zeros((problem.most_free, WIDTH), dtype=np.int64),
+        problem.most_free,
         solutions,
         gap,
         value,
@@ -194,8 +187,7 @@ def _solve(
     tolerance: float,
     work: Workspace,
     lanes: tuple[Floats, ...],
-    few: FewLanes,
-    slots: NDArray[np.int64],
+    most_free: int,
     solutions: Floats,
     gaps: Floats,
     values: Floats,
@@ -203,71 +195,25 @@ def _solve(
 ) -> None:
     count, columns = centres.shape
     rows = len(offset)
-    centre, primal, dual, slope, ones, free, factor, total, gap, top, wanted, slack = lanes
-    in_lanes = rows <= _LARGEST_FACTOR
     upper, one_dual, one_slope = np.empty(rows), np.empty(rows), np.empty(rows)
     one_centre, one_primal = np.empty(columns), np.empty(columns)
     bend = 0.0
     for j in range(rows):
         for i in range(rows):
             bend += reference[j] * gram[j, i] * reference[i]
-    # The rows that wait, and the free coordinates of each: all of them, or those in its slots with their p.
     waits, waiting = np.arange(count), count
-    supports = np.empty(count, dtype=np.uint64)
-    places = np.empty((count, len(slots)), dtype=np.int64)
-    shares = np.empty((count, len(slots)))
-    few_at_once = len(slots) > 0
-    rounds = 0 if not in_lanes else _STEPS if few_at_once else _ROUNDS
-    for turn in range(rounds + 1):
-        entered, waiting = waiting, 0
-        for first in range(0, entered, WIDTH):
-            filled = min(WIDTH, entered - first)
-            for lane in range(WIDTH):
-                row = waits[first + min(lane, filled - 1)]
-                total[0, lane] = sums[row]
-                for i in range(columns):
-                    centre[i, lane] = centres[row, i] - sums[row] * mean[i]
-                if turn > 0 and few_at_once:
-                    for i in range(len(slots)):
-                        slots[i, lane] = max(places[row, i], 0)
-                        few[0][i, lane] = 1.0 if places[row, i] >= 0 else 0.0
-                elif turn > 0:
-                    for j in range(rows):
-                        free[j, lane] = float((supports[row] >> np.uint64(j)) & np.uint64(1))
-            _entries(matrix, offset, centre, slope)
-            if turn == 0:
-                _begin(gram, reference, bend, total, tolerance, slope, dual, free, slack)
-            else:
-                store(slack, 0, spread(tolerance))
-                if few_at_once:
-                    _solve_few(gram, total, slope, dual, free, slots, few)
-                else:
-                    _solve_free(gram, total, slope, dual, free, factor, ones)
-            _evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
-            if not few_at_once:
-                _exchange(total, slack, dual, slope, free)
-            elif turn > 0:
-                _lean_on(gram, slope, free, slots, few)
-            for lane in range(filled):
-                row = waits[first + lane]
-                if gap[0, lane] <= wanted[0, lane]:
-                    gaps[row], values[row] = gap[0, lane], top[0, lane]
-                    for i in range(columns):
-                        solutions[row, i] = primal[i, lane]
-                    continue
-                # Behind the place that is read next, as rows that are finished leave the list.
-                waits[waiting] = row
-                waiting += 1
-                if few_at_once and turn == 0:
-                    _begin_few(dual, slope, lane, places[row], shares[row])
-                elif few_at_once:
-                    _step(lane, few, places[row], shares[row])
-                elif in_lanes:
-                    support = np.uint64(0)
-                    for j in range(rows):
-                        if free[j, lane] > 0.0:
-                            support |= np.uint64(1) << np.uint64(j)
-                    supports[row] = support
+    if most_free > 0:
+        states = np.empty((count, 2 * most_free))
+        waiting = exchange_few(
+            matrix, offset, mean, level, gram, reference, bend, tolerance, centres, sums, lanes, most_free, waits,
+            states, solutions, gaps, values,
+        )  # fmt: skip
+    elif rows <= _LARGEST_FACTOR:
+        supports = np.empty(count, dtype=np.uint64)
+        waiting = _exchange_all(
+            matrix, offset, mean, level, gram, reference, bend, tolerance, centres, sums, lanes, waits, supports,
+            solutions, gaps, values,
+        )  # fmt: skip
     for position in range(waiting):
         row = waits[position]
         best, at, lead = -math.inf, 0, 0.0
@@ -327,14 +273,57 @@ def _solve(
 
 
 @inlined
-def _entries(matrix: Floats, offset: Floats, point: Floats, entries: Floats) -> None:
-    """By + b."""
-    rows, columns = matrix.shape
-    for j in range(rows):
-        entry = spread(offset[j])
-        for i in range(columns):
-            entry = fma(spread(matrix[j, i]), load(point, i), entry)
-        store(entries, j, entry)
+def _exchange_all(  # type: ignore[no-untyped-def]
+    matrix, offset, mean, level, gram, reference, bend, tolerance, centres, sums, lanes, waits, supports, solutions,
+    gaps, values,
+):  # fmt: skip
+    """Solve rows by block pivoting, and return how many are left; their numbers come first in `waits`.
+
+    Arguments:
+        waits: (n,), the numbers of the rows.
+        supports: (n,), written to.
+        solutions, gaps, values: of those that are done, written to.
+    """
+    count, columns = centres.shape
+    rows = len(offset)
+    centre, primal, dual, slope, ones, free, factor, total, gap, top, wanted, slack, _ = lanes
+    waiting = count
+    for turn in range(_ROUNDS + 1):
+        entered, waiting = waiting, 0
+        for first in range(0, entered, WIDTH):
+            filled = min(WIDTH, entered - first)
+            for lane in range(WIDTH):
+                row = waits[first + min(lane, filled - 1)]
+                total[0, lane] = sums[row]
+                for i in range(columns):
+                    centre[i, lane] = centres[row, i] - sums[row] * mean[i]
+                if turn > 0:
+                    for j in range(rows):
+                        free[j, lane] = float((supports[row] >> np.uint64(j)) & np.uint64(1))
+            entries(matrix, offset, centre, slope)
+            if turn == 0:
+                _begin(gram, reference, bend, total, tolerance, slope, dual, free, slack)
+            else:
+                store(slack, 0, spread(tolerance))
+                _solve_free(gram, total, slope, dual, free, factor, ones)
+            evaluate(matrix, offset, mean, level, centre, total, dual, primal, slope, gap, top, wanted, tolerance)
+            _exchange(total, slack, dual, slope, free)
+            for lane in range(filled):
+                row = waits[first + lane]
+                if gap[0, lane] <= wanted[0, lane]:
+                    gaps[row], values[row] = gap[0, lane], top[0, lane]
+                    for i in range(columns):
+                        solutions[row, i] = primal[i, lane]
+                    continue
+                # Behind the place that is read next, as rows that are finished leave the list.
+                waits[waiting] = row
+                waiting += 1
+                support = np.uint64(0)
+                for j in range(rows):
+                    if free[j, lane] > 0.0:
+                        support |= np.uint64(1) << np.uint64(j)
+                supports[row] = support
+    return waiting
 
 
 @inlined
@@ -372,66 +361,9 @@ def _begin(
 
 
 @inlined
-def _evaluate(
-    matrix: Floats,
-    offset: Floats,
-    mean: Floats,
-    level: float,
-    centre: Floats,
-    total: Floats,
-    dual: Floats,
-    primal: Floats,
-    slope: Floats,
-    gap: Floats,
-    top: Floats,
-    wanted: Floats,
-    tolerance: float,
-) -> None:
-    """y, a, the gap and what is wanted of it; p need not add up, and then stands for the multiple of it that does."""
-    rows, columns = matrix.shape
-    sum_ = spread(0.0)
-    for j in range(rows):
-        sum_ = sum_ + load(dual, j)
-    for i in range(columns):
-        entry = load(centre, i)
-        for j in range(rows):
-            entry = fma(spread(-matrix[j, i]), load(dual, j), entry)
-        store(primal, i, entry)
-    highest = spread(-math.inf)
-    for j in range(rows):
-        entry = spread(offset[j])
-        for i in range(columns):
-            entry = fma(spread(matrix[j, i]), load(primal, i), entry)
-        store(slope, j, entry)
-        highest = larger(entry, highest)
-    short, least = spread(0.0), spread(0.0)
-    for j in range(rows):
-        short = fma(load(dual, j), highest - load(slope, j), short)
-        least = smaller(load(dual, j), least)
-    # The mean piece, and the distance from c itself, which the centring has moved by σ·mean.
-    value, distance, across = highest + spread(level), spread(0.0), spread(0.0)
-    for i in range(columns):
-        value = fma(spread(mean[i]), load(primal, i), value)
-        moved = load(primal, i) - load(centre, i)
-        across = fma(moved, moved, across)
-        moved = fma(spread(-mean[i]), load(total, 0), moved)
-        distance = fma(moved, moved, distance)
-    ratio = divide(load(total, 0), sum_)
-    off = ratio - spread(1.0)
-    short = fma(across * spread(0.5), off * off, short * ratio)
-    # A sum of nothing is asked for where s = 0, and met by p = 0.
-    short = select_less(spread(0.0), load(total, 0), short, spread(0.0))
-    # Outside the simplex there is no bound.
-    store(gap, 0, select_less(least, spread(0.0), spread(math.inf), short))
-    store(top, 0, value)
-    objective = fma(distance, spread(0.5), load(total, 0) * value)
-    store(wanted, 0, larger(absolute(objective), spread(1.0)) * spread(tolerance))
-
-
-@inlined
 def _exchange(total: Floats, slack: Floats, dual: Floats, slope: Floats, free: Floats) -> None:
     """Hold the free coordinates of negative p, and free the held ones that rise above the others."""
-    rows = len(dual)
+    rows = len(slope)
     zero, one = spread(0.0), spread(1.0)
     level = load(slack, 0)
     for j in range(rows):
@@ -441,113 +373,6 @@ def _exchange(total: Floats, slack: Floats, dual: Floats, slope: Floats, free: F
         p = load(dual, j)
         rises = select_less(level, load(slope, j), one, zero)
         store(free, j, select_less(zero, p, one, select_less(p, zero, zero, rises)))
-
-
-@inlined
-def _solve_few(
-    gram: Floats, total: Floats, start: Floats, dual: Floats, held: Floats, slots: NDArray[np.int64], few: FewLanes
-) -> None:
-    """What `_solve_free` does, for the coordinates in the slots of each lane; and which are in none."""
-    taken, right, ones, _, system, factor, _ = few
-    size = len(slots)
-    for j in range(len(dual)):
-        store(dual, j, spread(0.0))
-        store(held, j, spread(1.0))
-    for i in range(size):
-        store(ones, i, spread(1.0))
-        for lane in range(WIDTH):
-            right[i, lane] = start[slots[i, lane], lane]
-        for j in range(i + 1):
-            for lane in range(WIDTH):
-                system[triangle(i) + j, lane] = gram[slots[i, lane], slots[j, lane]]
-    factorise_each(system, taken, factor)
-    solve_lower(factor, right)
-    solve_lower(factor, ones)
-    _share_out(total, right, ones, factor)
-    solve_upper(factor, right)
-    for i in range(size):
-        for lane in range(WIDTH):
-            if taken[i, lane] > 0.0:
-                dual[slots[i, lane], lane], held[slots[i, lane], lane] = right[i, lane], 0.0
-
-
-@inlined
-def _lean_on(gram: Floats, slope: Floats, held: Floats, slots: NDArray[np.int64], few: FewLanes) -> None:
-    """The held coordinate that rises most, and how those in the slots fall, over its rise, while y stays."""
-    _, _, _, falls, _, factor, highest = few
-    best, at = spread(-math.inf), spread(0.0)
-    for j in range(len(slope)):
-        entry = select_less(spread(0.0), load(held, j), load(slope, j), spread(-math.inf))
-        at = select_less(best, entry, spread(float(j)), at)
-        best = larger(entry, best)
-    store(highest, 0, at)
-    for i in range(len(slots)):
-        for lane in range(WIDTH):
-            falls[i, lane] = gram[slots[i, lane], int(highest[0, lane])]
-    solve_lower(factor, falls)
-    solve_upper(factor, falls)
-
-
-@inlined
-def _begin_few(dual: Floats, slope: Floats, lane: int, places: NDArray[np.int64], shares: Floats) -> None:
-    """The slots of a row and its p there, from a start: the positive coordinates, and the highest other one."""
-    size, taken, top = len(places), 0, 0
-    for j in range(len(dual)):
-        if dual[j, lane] > 0.0 and taken < size:
-            places[taken], shares[taken] = j, dual[j, lane]
-            taken += 1
-        elif dual[j, lane] == 0.0 and (dual[top, lane] > 0.0 or slope[j, lane] > slope[top, lane]):
-            top = j
-    for i in range(taken, size):
-        places[i], shares[i] = -1, 0.0
-    if taken < size and dual[top, lane] == 0.0:
-        places[taken] = top
-
-
-@inlined
-def _step(lane: int, few: FewLanes, places: NDArray[np.int64], shares: Floats) -> None:
-    """Move a row's p to what its slots solve for, or until a coordinate reaches 0 and leaves; else one enters.
-
-    When all slots are taken the one that enters rises at the cost of the others, while y stays, until one leaves.
-    """
-    _, right, _, falls, _, _, highest = few
-    size, length, leaves = len(places), 1.0, -1
-    for i in range(size):
-        if places[i] >= 0 and right[i, lane] < 0.0 and shares[i] < length * (shares[i] - right[i, lane]):
-            length, leaves = shares[i] / (shares[i] - right[i, lane]), i
-    empty = -1
-    for i in range(size):
-        shares[i] += length * (right[i, lane] - shares[i])
-        if i == leaves or right[i, lane] == 0.0:
-            places[i], shares[i] = -1, 0.0
-        if places[i] < 0:
-            empty = i
-    if leaves >= 0:
-        return
-    rise = 0.0
-    if empty < 0:
-        rise = math.inf
-        for i in range(size):
-            if falls[i, lane] > 0.0 and shares[i] < rise * falls[i, lane]:
-                rise, empty = shares[i] / falls[i, lane], i
-        if empty < 0:
-            return
-        for i in range(size):
-            shares[i] -= rise * falls[i, lane]
-    places[empty], shares[empty] = int(highest[0, lane]), rise
-
-
-@inlined
-def _share_out(total: Floats, right: Floats, ones: Floats, factor: Floats) -> None:
-    """Move L⁻¹(Bc + b) by the multiple of L⁻¹1 that makes the solution add up to σ."""
-    across, along = spread(0.0), spread(0.0)
-    for j in range(len(right)):
-        weighed = load(ones, j) * load(factor, triangle(j) + j)
-        across = fma(weighed, load(right, j), across)
-        along = fma(weighed, load(ones, j), along)
-    level = divide(across - load(total, 0), along)
-    for j in range(len(right)):
-        store(right, j, load(right, j) - level * load(ones, j))
 
 
 @inlined
@@ -561,7 +386,7 @@ def _solve_free(
     factorise(gram, free, factor)
     solve_lower(factor, start)
     solve_lower(factor, ones)
-    _share_out(total, start, ones, factor)
+    share_out(total, start, ones, factor)
     for j in range(rows):
         store(dual, j, load(start, j))
     solve_upper(factor, dual)
