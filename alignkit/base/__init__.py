@@ -32,9 +32,10 @@ def from_diffusers(model: Any, scheduler: Any = None, **options: Any) -> Denoise
     """The base law of a pre-trained model of Hugging Face's diffusers.
 
     The network is called with its own timesteps and coordinates, where it lies and in its own precision; neither it nor
-    the scheduler is changed. Of the scheduler only the table counts, t ↔ σ, and not the method; where its last level is
-    infinite (flow matching, `rescale_betas_zero_snr`), the last finite one is sigma_max. A learned variance is ignored.
-    `clip_sample` and `thresholding` make the law bounded, with a data range that what is denoised is clipped to.
+    the scheduler is changed. Of the scheduler only the table counts, t ↔ σ, and not the method. A learned variance is
+    ignored. `clip_sample` and `thresholding` make the law bounded, with a data range that what is denoised is clipped
+    to. Draws start at the table's end, or at σ = 160 where it goes on (cosine tables, flow matching, zero terminal
+    signal): what they would do above costs the steps below.
 
     Arguments:
         model: a pipeline with a `unet` or a `transformer`; a network by itself, that is any callable `(sample (n,
@@ -49,7 +50,7 @@ def from_diffusers(model: Any, scheduler: Any = None, **options: Any) -> Denoise
               − u), at two evaluations each.
             - exact: promises the true posterior mean, as for `Denoiser`; wrong for trained networks.
             - tail: as for `Denoiser`.
-            - sigma_min, sigma_max: within the scheduler's own, in units of x.
+            - sigma_min, sigma_max: where draws end and start, within the scheduler's own levels, in units of x.
             - solver, nfe: the method that draws and its evaluations in a draw, as for `Denoiser`.
             - dtype: the floating type of draws, "float32" or "float64"; the network keeps its own.
             - device: where the network is called; None is where it lies.

@@ -14,7 +14,7 @@ from alignkit.errors import ParameterError, ShapeError
 from alignkit_diffusers.networks import original_module
 from alignkit_diffusers.parametrisation import Parametrisation
 
-__all__ = ["NetworkDenoiser", "evaluating", "place_of", "without_learned_variance"]
+__all__ = ["NetworkDenoiser", "called_on", "evaluating", "place_of", "without_learned_variance"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +28,14 @@ class NetworkDenoiser:
         network: the module behind it.
         parametrisation: what it is given, told and predicts.
         device: where to call it; None is where its parameters lie.
+        whole_timesteps: tell it the nearest whole timestep, for networks that look it up in a table of their own.
     """
 
     answer: Callable[[Tensor, Tensor], Tensor]
     network: Any
     parametrisation: Parametrisation
     device: torch.device | None = None
+    whole_timesteps: bool = False
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -55,8 +57,10 @@ class NetworkDenoiser:
         x, sigma = x.to(device), sigma.to(device)
         told = self.parametrisation.timestep(sigma)
         told = told.to(torch.float64 if dtype == torch.float64 else torch.float32)
-        # The level of what the network is told, to the last digit: a network that predicts the noise amplifies any
-        # difference by σ.
+        if self.whole_timesteps:
+            told = told.round().long()
+        # The level of what the network is told, to the last digit: one that predicts the noise amplifies differences
+        # by σ.
         level = self.parametrisation.sigma(told.to(sigma.dtype))
         sample = self.parametrisation.network_input(x, level).to(dtype)
         with evaluating(self.network):
