@@ -132,7 +132,12 @@ class Denoiser(BaseLaw):
         output = self._network(*self.convention.arguments(x, sigma))
         self._check(output, x)
         if output.dtype != x.dtype:
-            output = array_api_compat.array_namespace(x).astype(output, x.dtype)
+            xp = array_api_compat.array_namespace(x)
+            if not xp.isdtype(output.dtype, "real floating"):
+                raise ParameterError(
+                    f"The denoiser {self.name!r} returned {output.dtype}, and a prediction is of floating numbers."
+                )
+            output = xp.astype(output, x.dtype)
         if output.device != x.device:
             output = array_api_compat.to_device(output, x.device)
         denoised = self.convention.denoised(output, x, sigma)
@@ -140,7 +145,7 @@ class Denoiser(BaseLaw):
         return denoised if self.data_range is None else denoised.clip(*self.data_range)
 
     def _check(self, output: Any, x: Any) -> None:
-        if not array_api_compat.is_array_api_obj(output):
+        if not (hasattr(output, "shape") and hasattr(output, "dtype")):
             raise ParameterError(
                 f"The denoiser {self.name!r} returned a {type(output).__name__}, not a tensor.",
                 ways_out=["Return the tensor in it, as `lambda x, sigma: network(x, sigma).sample` does."],
@@ -152,10 +157,6 @@ class Denoiser(BaseLaw):
                     "Return one prediction per row, of the row's own shape.",
                     "Drop what is returned beside it, as a learned variance.",
                 ],
-            )
-        if not array_api_compat.array_namespace(output).isdtype(output.dtype, "real floating"):
-            raise ParameterError(
-                f"The denoiser {self.name!r} returned {output.dtype}, and a prediction is of floating numbers."
             )
 
     def sample(self, n: int, *, seed: int, progress: Progress = None) -> Any:

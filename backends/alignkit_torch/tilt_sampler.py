@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from alignkit.base import BaseLaw
 from alignkit.citations import Citation
-from alignkit.contracts import Bid, Guarantee, TiltProgram
+from alignkit.contracts import Bid, Guarantee, Refusal, TiltProgram
 
 if TYPE_CHECKING:
     from alignkit_torch.tilt_session import TorchTiltSession
 
-__all__ = ["NFE_LEARNED", "TorchTiltSampler", "evaluations"]
+__all__ = ["DETERMINISTIC", "NFE_LEARNED", "TorchTiltSampler", "chosen_solver", "denoiser_calls"]
+
+#: The solver where none is chosen, and of a map from noise to draws where a stochastic one is.
+DETERMINISTIC = "dpm_solver_2m"
 
 # On the mixture of the benchmarks 31 evaluations leave draws of an exact denoiser within 6 % of exact ones in
 # sliced W2.
@@ -36,7 +39,28 @@ _MULTISTEP = Citation(
     authors=("C. Lu", "Y. Zhou", "F. Bao", "J. Chen", "C. Li", "J. Zhu"),
     arxiv="2211.01095",
 )
-_PAPERS = {"dpm_solver_2m": (_MULTISTEP, _SCHEDULE), "heun": (_SCHEDULE,)}
+_IMPLICIT = Citation(
+    key="ddim_2020",
+    title="Denoising diffusion implicit models",
+    year=2020,
+    authors=("J. Song", "C. Meng", "S. Ermon"),
+    arxiv="2010.02502",
+)
+_PROBABILISTIC = Citation(
+    key="ddpm_2020",
+    title="Denoising diffusion probabilistic models",
+    year=2020,
+    authors=("J. Ho", "A. Jain", "P. Abbeel"),
+    arxiv="2006.11239",
+)
+# The names of all solvers, here as well, since torch is not imported to bid.
+_PAPERS = {
+    "dpm_solver_2m": (_MULTISTEP, _SCHEDULE),
+    "heun": (_SCHEDULE,),
+    "ddim": (_IMPLICIT, _SCHEDULE),
+    "ancestral": (_PROBABILISTIC, _SCHEDULE),
+    "sde": (_MULTISTEP, _SCHEDULE),
+}
 
 
 class TorchTiltSampler:
@@ -46,23 +70,28 @@ class TorchTiltSampler:
     number of evaluations ("The tractability landscape of diffusion alignment", arXiv 2605.11361).
 
     Arguments:
-        nfe: denoiser evaluations of a draw from σ_max; if None, 31 for exact denoisers and 63 for learned ones.
-        solver: "dpm_solver_2m" or "heun"; see `alignkit_torch.solvers`.
+        nfe: denoiser calls of a draw from σ_max; if None the base's own `nfe`, and if that is None 31 for exact
+            denoisers and 63 for learned ones.
+        solver: "dpm_solver_2m", "heun", "ddim", "ancestral" or "sde"; `alignkit_torch.solvers` says what each does to a
+            law. If None the base's own `solver`, and if that is None "dpm_solver_2m".
     """
 
-    def __init__(self, nfe: int | None = None, solver: str = "dpm_solver_2m") -> None:
+    def __init__(self, nfe: int | None = None, solver: str | None = None) -> None:
         self.nfe = nfe
         self.solver = solver
 
-    def bid(self, program: TiltProgram) -> Bid:
+    def bid(self, program: TiltProgram) -> Bid | Refusal:
         """Offer to sample any law, since each has a denoiser; see `alignkit.contracts.TiltSampler`."""
         base = program.base
+        solver = chosen_solver(base, self.solver)
+        if solver not in _PAPERS:
+            return Refusal("torch", f"there is no solver {solver!r}: use one of {', '.join(map(repr, _PAPERS))}")
         guarantee = Guarantee.CONSISTENT if base.exact else Guarantee.CALIBRATED
         start = "one-shot start" if base.exact else "staged, renoised start"
-        nfe = evaluations(base, self.nfe)
-        method = f"{self.solver} on the tilted denoiser, {start}, {nfe} NFE from σ_max"
+        nfe = denoiser_calls(base, self.nfe) * base.evaluations_per_denoise
+        method = f"{solver} on the tilted denoiser, {start}, {nfe} NFE from σ_max"
         seconds = program.rows * nfe * _SECONDS_PER_EVALUATION
-        return Bid("torch", method, guarantee, seconds, citations=_PAPERS.get(self.solver, ()))
+        return Bid("torch", method, guarantee, seconds, citations=_PAPERS[solver])
 
     def open(self, program: TiltProgram) -> TorchTiltSession:
         """Choose the device and move the tilts' directions there."""
@@ -72,6 +101,13 @@ class TorchTiltSampler:
         return TorchTiltSession(program.base, program.directions, device_named(program.device), self.nfe, self.solver)
 
 
-def evaluations(base: BaseLaw, nfe: int | None) -> int:
-    """Evaluations of the base's denoiser in a draw from σ_max, where `nfe` does not say."""
+def denoiser_calls(base: BaseLaw, nfe: int | None) -> int:
+    """How often the base is denoised in a draw from σ_max: as `nfe` says, else as the base does, else by default."""
+    if nfe is None:
+        nfe = base.nfe
     return nfe if nfe is not None else _NFE_EXACT if base.exact else NFE_LEARNED
+
+
+def chosen_solver(base: BaseLaw, solver: str | None) -> str:
+    """The name of the solver: `solver`, else the base's own, else the default."""
+    return solver or base.solver or DETERMINISTIC

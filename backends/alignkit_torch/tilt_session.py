@@ -13,14 +13,14 @@ from alignkit.contracts import Progress
 from alignkit.errors import NonFiniteError
 from alignkit.noise import normal
 from alignkit_torch.devices import device_named, free_memory, rows_that_fit
-from alignkit_torch.solvers import solve_flow
-from alignkit_torch.tilt_sampler import evaluations
+from alignkit_torch.solvers import StepNoise, solve_flow, solver_named, step_noise
+from alignkit_torch.tilt_sampler import DETERMINISTIC, chosen_solver, denoiser_calls
 
 __all__ = ["TorchTiltSession", "sample_base"]
 
 Floats = NDArray[np.float64]
 
-# A network holds many activations per entry of x; this many copies of a row leave room for them.
+# A network holds many activations per entry of x; where nobody says how many, this many copies of a row leave room.
 _COPIES_PER_ROW = 256
 
 
@@ -43,14 +43,18 @@ class TorchTiltSession:
         directions: Floats,
         device: torch.device,
         nfe: int | None = None,
-        solver: str = "dpm_solver_2m",
+        solver: str | None = None,
     ) -> None:
         self.base = base
         self.device = device
         self.dtype = getattr(torch, base.dtype)
-        self.nfe_per_draw = evaluations(base, nfe)
         self.evaluations = 0
-        self._solver = solver
+        self._solver = chosen_solver(base, solver)
+        chosen = solver_named(self._solver)
+        # A map of noise alone is asked for beside draws, and a solver that draws noise of its own is none.
+        self._map = DETERMINISTIC if chosen.is_stochastic else self._solver
+        self._calls_per_draw = chosen.evaluations(denoiser_calls(base, nfe))
+        self.nfe_per_draw = self._calls_per_draw * base.evaluations_per_denoise
         self._rows_at_most: int | None = None
         self._directions = self._tensor(directions)
         self._base_mean = self._denoise(torch.zeros_like(self._directions[:1]), base.sigma_max)
@@ -63,7 +67,12 @@ class TorchTiltSession:
         """θ = coordinates @ directions on the device; None for the base itself, which then costs nothing extra."""
         if not np.any(coordinates):
             return None
-        return self._tensor(coordinates) @ self._directions
+        return self._product(self._tensor(coordinates), self._directions)
+
+    def _product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """A matrix product in the session's dtype, also where the user lets networks run in a narrower one."""
+        with torch.autocast(self.device.type, enabled=False):
+            return left @ right
 
     def _flat_denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The base's own denoiser, of flat rows (n, d)."""
@@ -74,7 +83,7 @@ class TorchTiltSession:
     def _denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         """D(x, σ) of flat rows, (n, d), looked at."""
         found = self._flat_denoise(x, x.new_full((x.shape[0],), sigma))
-        self.evaluations += x.shape[0]
+        self.evaluations += x.shape[0] * self.base.evaluations_per_denoise
         if not bool(torch.isfinite(found).all()):
             raise NonFiniteError(
                 f"The denoiser of {self.base.name!r} gave NaN or infinite values at its largest noise scales, "
@@ -91,32 +100,40 @@ class TorchTiltSession:
         sigma: float,
         nfe: int,
         occasion: str,
+        noise: StepNoise | None,
         centre: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Rows from noise of scale sigma down; without noise for the steps, by a map."""
+        solver = self._map if noise is None else self._solver
         found = solve_flow(
             self._flat_denoise,
             x,
             self.base.sigma_min,
             sigma,
             nfe=nfe,
-            solver=self._solver,
+            solver=solver,
             tilt=theta,
             centre=centre,
+            noise=noise,
             name=repr(self.base.name),
             occasion=occasion,
         )
-        self.evaluations += nfe * x.shape[0]
+        calls = solver_named(solver).evaluations(nfe)
+        self.evaluations += calls * x.shape[0] * self.base.evaluations_per_denoise
         return found
 
-    def _from_top(self, theta: torch.Tensor | None, noise: torch.Tensor, occasion: str) -> torch.Tensor:
-        """Rows from σ_max down, of noise (n, d)."""
+    def _from_top(
+        self, theta: torch.Tensor | None, noise: torch.Tensor, steps: StepNoise | None, occasion: str
+    ) -> torch.Tensor:
+        """Rows from σ_max down, of noise (n, d) for the start and noise for the steps, or by a map."""
         start = torch.add(self._base_mean, noise, alpha=self.base.sigma_max)
         return self._solve(
             theta,
             start,
             sigma=self.base.sigma_max,
-            nfe=self.nfe_per_draw,
+            nfe=self._calls_per_draw,
             occasion=occasion,
+            noise=steps,
             centre=self._base_mean,
         )
 
@@ -125,7 +142,7 @@ class TorchTiltSession:
     ) -> torch.Tensor:
         """Rows that `work(start, stop, their coordinates)` makes, (rows, *shape), as many at once as memory holds."""
         out = torch.empty((rows, self.base.ambient), dtype=self.dtype, device=self.device)
-        row_bytes = self.base.ambient * _COPIES_PER_ROW * self.dtype.itemsize
+        row_bytes = self.base.row_bytes or self.base.ambient * _COPIES_PER_ROW * self.dtype.itemsize
         step = min(rows_that_fit(row_bytes, free_memory(self.device)), self._rows_at_most or rows)
         start = 0
         while start < rows:
@@ -162,7 +179,8 @@ class TorchTiltSession:
 
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
             noise = self.noise(stop - start, seed=seed, stage=stage, first_row=first_row + start)
-            return self._from_top(self._tilts(part), noise, f"drawing from σ_max, in stage {stage}")
+            steps = step_noise(seed, stage=stage, first_row=first_row + start)
+            return self._from_top(self._tilts(part), noise, steps, f"drawing from σ_max, in stage {stage}")
 
         return self._by_chunks(work, coordinates, rows, progress)
 
@@ -174,10 +192,13 @@ class TorchTiltSession:
 
     @torch.no_grad()
     def from_noise(self, noise: torch.Tensor, progress: Progress = None) -> torch.Tensor:
-        """Base draws by the flow from σ_max; see `alignkit.contracts.PushforwardSession`."""
+        """Base draws by the flow from σ_max; see `alignkit.contracts.PushforwardSession`.
+
+        A stochastic solver is no map of this noise: where the session has one, the flow is solved by DPM-Solver++(2M).
+        """
 
         def work(start: int, stop: int, _: Floats) -> torch.Tensor:
-            return self._from_top(None, noise[start:stop], "drawing from given noise")
+            return self._from_top(None, noise[start:stop], None, "drawing from given noise")
 
         return self._by_chunks(work, np.zeros((1, 1)), noise.shape[0], progress)
 
@@ -202,8 +223,9 @@ class TorchTiltSession:
         def work(start: int, stop: int, part: Floats) -> torch.Tensor:
             noise = self.noise(stop - start, seed=seed, stage=stage, first_row=first_row + start)
             noisy = torch.add(flat[start:stop], noise, alpha=sigma)
+            steps = step_noise(seed, stage=stage, first_row=first_row + start)
             occasion = f"renoising, in stage {stage}"
-            return self._solve(self._tilts(part), noisy, sigma=sigma, nfe=nfe, occasion=occasion)
+            return self._solve(self._tilts(part), noisy, sigma=sigma, nfe=nfe, occasion=occasion, noise=steps)
 
         return self._by_chunks(work, coordinates, x.shape[0], progress)
 
@@ -211,13 +233,15 @@ class TorchTiltSession:
         """⟨direction, D(m₀ + σ²θ, σ)⟩, (j, m); see `alignkit.contracts.DenoisingTiltSession`."""
 
         def work(_: int, __: int, part: Floats) -> torch.Tensor:
-            return self._denoise(self._base_mean + sigma**2 * (self._tensor(part) @ self._directions), sigma)
+            return self._denoise(
+                self._base_mean + sigma**2 * self._product(self._tensor(part), self._directions), sigma
+            )
 
         return self.features(self._by_chunks(work, coordinates, coordinates.shape[0], None))
 
     def features(self, x: torch.Tensor) -> Floats:
         """⟨direction, x⟩, (n, m), float64 on the host."""
-        return (x.reshape(x.shape[0], -1) @ self._directions.T).cpu().numpy().astype(np.float64)
+        return self._product(x.reshape(x.shape[0], -1), self._directions.T).cpu().numpy().astype(np.float64)
 
     def spread(self, x: torch.Tensor) -> float:
         """The standard deviation of an entry of x, its root mean square over entries."""

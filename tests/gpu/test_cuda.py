@@ -13,7 +13,7 @@ from alignkit.contracts import ProxProblem, TiltProgram
 from alignkit.noise import normal
 from alignkit_torch.devices import free_memory
 from alignkit_torch.prox import TorchProxSolver
-from alignkit_torch.solvers import SOLVERS, karras_schedule, lay_out
+from alignkit_torch.solvers import SOLVERS, karras_schedule, lay_out, step_noise
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none")
@@ -72,7 +72,7 @@ class TestDraws:
             base.denoise(x, steps[0].sigma)  # constants and weights are moved the first time
             torch.cuda.set_sync_debug_mode("error")
             try:
-                found = SOLVERS[solver].method(base.denoise, 10 * x, steps, tilt)
+                found = SOLVERS[solver](base.denoise, 10 * x, steps, tilt, noise=step_noise(0))
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         assert bool(torch.isfinite(found).all())
