@@ -19,6 +19,7 @@ __all__ = [
     "NonFiniteError",
     "NotDifferentiableError",
     "ParameterError",
+    "SavedResultError",
     "ShapeError",
     "StaleFitError",
     "Status",
@@ -121,6 +122,10 @@ class BackendUnavailableError(AlignkitError, LookupError):
 
 class BackendRefusedError(AlignkitError):
     """Every backend, or the one asked for, refused the problem; the message holds each reason."""
+
+
+class SavedResultError(AlignkitError, ValueError):
+    """A file is no result that alignkit saved, was damaged, or comes from a later version."""
 
 
 class StaleFitError(AlignkitError):

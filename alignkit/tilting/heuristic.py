@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from alignkit.contracts import Floats, Progress, PushforwardSession, TiltProgram, TiltSession
 from alignkit.errors import BackendRefusedError, NonFiniteError, ParameterError, ShapeError
 from alignkit.estimates import Estimate
+from alignkit.expressions import Expression
 from alignkit.noise import categorical, fold_seed, uniform
 from alignkit.tilting.annealed import particle_count
 from alignkit.tilting.fitted import TiltMoments
 from alignkit.tilting.islands import IslandResampling, by_island
 from alignkit.tilting.weighting import largest_step
 
-__all__ = ["HeuristicTilt", "fit_heuristic"]
+__all__ = ["HeuristicTilt", "NoiseParticles", "NoiseWalk", "fit_heuristic", "values_on_host"]
 
 #: r(x) of draws in the session's own arrays, (n, *shape) to (n,), float64 on the host, in units of reward.
 Reward = Callable[[Any], Floats]
@@ -51,7 +52,7 @@ _STAGES_MAX = 100
 
 
 @dataclass(frozen=True, eq=False)
-class _Particles:
+class NoiseParticles:
     """Draws x = S(z) (n, *shape) with their noise z (n, m), on the device, and e = r(x)/λ (n,) on the host."""
 
     noise: Any
@@ -59,7 +60,7 @@ class _Particles:
     exponents: Floats
 
 
-class _NoiseWalk:
+class NoiseWalk:
     """Metropolis steps on noise, for the laws N(0, I)·exp(β·e(S(z))).
 
     Arguments:
@@ -71,7 +72,7 @@ class _NoiseWalk:
     def __init__(self, session: PushforwardSession, reward: Reward, weight: float) -> None:
         self._session, self._reward, self._weight = session, reward, weight
 
-    def at(self, noise: Any, stage: str, progress: Progress = None) -> _Particles:
+    def at(self, noise: Any, stage: str, progress: Progress = None) -> NoiseParticles:
         """The draws S(z) with their exponents; the stage is named where a reward is no number."""
         x = self._session.from_noise(noise, progress)
         rows = int(noise.shape[0])
@@ -86,16 +87,16 @@ class _NoiseWalk:
                 f"The reward is {values[bad[0]]:g} at {bad.size} of {rows} draws, the first at row {bad[0]}, {stage}.",
                 ways_out=["Bound the reward, with clip(…) for example.", "Return −∞ where a draw is not allowed."],
             )
-        return _Particles(noise, x, values / self._weight)
+        return NoiseParticles(noise, x, values / self._weight)
 
-    def take(self, particles: _Particles, chosen: NDArray[np.int64]) -> _Particles:
+    def take(self, particles: NoiseParticles, chosen: NDArray[np.int64]) -> NoiseParticles:
         """Particles by index."""
         noise, x = (self._session.take(array, chosen) for array in (particles.noise, particles.x))
-        return _Particles(noise, x, particles.exponents[chosen])
+        return NoiseParticles(noise, x, particles.exponents[chosen])
 
     def step(
-        self, start: _Particles, share: float, size: float, *, seed: int, number: int, stage: str
-    ) -> tuple[_Particles, NDArray[np.bool_]]:
+        self, start: NoiseParticles, share: float, size: float, *, seed: int, number: int, stage: str
+    ) -> tuple[NoiseParticles, NDArray[np.bool_]]:
         """One step of every particle under β = share.
 
         Arguments:
@@ -115,7 +116,7 @@ class _NoiseWalk:
         accepted = np.log(uniforms) < share * (proposed.exponents - start.exponents)
         exponents = np.where(accepted, proposed.exponents, start.exponents)
         noise, x = (_choose(accepted, *pair) for pair in ((proposed.noise, start.noise), (proposed.x, start.x)))
-        return _Particles(noise, x, exponents), accepted
+        return NoiseParticles(noise, x, exponents), accepted
 
 
 def _choose(condition: NDArray[np.bool_], yes: Any, no: Any) -> Any:
@@ -137,8 +138,8 @@ class HeuristicTilt:
         moments: what the fit measured.
     """
 
-    walk: _NoiseWalk
-    particles: _Particles
+    walk: NoiseWalk
+    particles: NoiseParticles
     weights: Floats
     size: float
     moments: TiltMoments
@@ -152,6 +153,17 @@ class HeuristicTilt:
             if progress is not None:
                 progress("sampling", rows * (number + 1) // _SETTLING, rows)
         return drawn.x
+
+
+def values_on_host(reward: Expression) -> Reward:
+    """r of draws in the engine's own arrays, (n, *shape) to (n,), as float64 on the host."""
+
+    def score(x: Any) -> Floats:
+        values = reward.value(x)
+        found = values.cpu().numpy() if array_api_compat.is_torch_array(values) else np.asarray(values)
+        return found.astype(np.float64).reshape(-1)
+
+    return score
 
 
 def fit_heuristic(
@@ -192,7 +204,7 @@ def fit_heuristic(
         )
     pushforward: PushforwardSession = session  # type: ignore[assignment]  # it has the methods
     count = particle_count(program.base.ambient) if particles is None else particles
-    walk = _NoiseWalk(pushforward, reward, weight)
+    walk = NoiseWalk(pushforward, reward, weight)
     return _Annealing(walk, count, fold_seed(seed, "heuristic"), progress).run(pushforward)
 
 
@@ -206,7 +218,7 @@ class _Annealing:
         progress: told β in percent.
     """
 
-    def __init__(self, walk: _NoiseWalk, count: int, seed: int, progress: Progress) -> None:
+    def __init__(self, walk: NoiseWalk, count: int, seed: int, progress: Progress) -> None:
         self._walk, self._count, self._seed, self._progress = walk, count, seed, progress
         self._resampling = IslandResampling(count, seed)
         self._share, self._size, self._stage, self._number = 0.0, 1.0, 0, 0
@@ -224,11 +236,11 @@ class _Annealing:
             current = self._raise_reward(current)
         return self._finish(session, current, before, float(forbidden.mean()))
 
-    def _reweight(self, current: _Particles, increments: Floats) -> _Particles:
+    def _reweight(self, current: NoiseParticles, increments: Floats) -> NoiseParticles:
         """Resample every island by log-weights (N,), and put their mean on its account."""
         return self._walk.take(current, self._resampling(increments, stage=self._stage, share=self._share))
 
-    def _without_forbidden(self, current: _Particles, forbidden: NDArray[np.bool_]) -> _Particles:
+    def _without_forbidden(self, current: NoiseParticles, forbidden: NDArray[np.bool_]) -> NoiseParticles:
         """The law of allowed draws, where β·e tends to as β falls to 0."""
         if by_island(forbidden).all(axis=1).any():
             raise ParameterError(
@@ -238,7 +250,7 @@ class _Annealing:
             )
         return self._reweight(current, np.where(forbidden, -math.inf, 0.0))
 
-    def _raise_reward(self, current: _Particles) -> _Particles:
+    def _raise_reward(self, current: NoiseParticles) -> NoiseParticles:
         """One stage: raise β, resample, and take steps until the particles forget where they were."""
         self._stage += 1
         if self._stage > _STAGES_MAX:
@@ -262,7 +274,7 @@ class _Annealing:
             self._progress("annealing", round(100 * self._share), 100)
         return current
 
-    def _step(self, current: _Particles) -> tuple[_Particles, float]:
+    def _step(self, current: NoiseParticles) -> tuple[NoiseParticles, float]:
         stage = f"in stage {self._stage} of annealing, at {self._share:.1%} of r/λ"
         moved, accepted = self._walk.step(
             current, self._share, self._size, seed=self._seed, number=self._number, stage=stage
@@ -273,7 +285,7 @@ class _Annealing:
         return moved, rate
 
     def _finish(
-        self, session: PushforwardSession, current: _Particles, before: Estimate, forbidden: float
+        self, session: PushforwardSession, current: NoiseParticles, before: Estimate, forbidden: float
     ) -> HeuristicTilt:
         """Take the steps that a returned draw takes, at the size they keep from here on, and measure."""
         resting = current.exponents

@@ -1,0 +1,108 @@
+"""The table of what a saved result may hold: the only classes that reading one ever makes."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from functools import cache
+
+from alignkit.certificates import Calibration, KLCertificate, Moment, RadiusCertificate, TransportCertificate
+from alignkit.citations import Citation
+from alignkit.compiler.closeness import KL, Wasserstein
+from alignkit.contracts import Bid, Composition, Guarantee, Refusal
+from alignkit.errors import Status
+from alignkit.estimates import Estimate
+from alignkit.expressions import Subspace
+from alignkit.saving.laws import law_kinds
+from alignkit.saving.nodes import expression_kinds
+from alignkit.saving.records import Kind, kind_of_dataclass
+from alignkit.tilting.fitted import AnnealingStage, TiltMoments
+from alignkit.tilting.measures import FiniteMeasure, GaussianMeasure, LabelsMeasure, PointMeasure, ProductMeasure
+from alignkit.transport import costs
+
+__all__ = ["kinds"]
+
+_COSTS = (
+    costs.SquaredEuclidean, costs.Weighted, costs.Mahalanobis, costs.Euclidean, costs.PNorm, costs.L1, costs.ElasticNet,
+)  # fmt: skip
+_FACTS = (
+    Estimate, Calibration, Moment, KLCertificate, RadiusCertificate, TransportCertificate, Citation, Bid, Refusal,
+    Composition, TiltMoments, AnnealingStage,
+)  # fmt: skip
+
+
+@cache
+def kinds() -> Mapping[type, Kind]:
+    """From a class to its kind."""
+    found = [
+        *expression_kinds(),
+        *law_kinds(),
+        *_measures(),
+        kind_of_dataclass("closeness.KL", KL),
+        kind_of_dataclass("closeness.Wasserstein", Wasserstein),
+        *(kind_of_dataclass(f"cost.{cost.__name__}", cost) for cost in _COSTS),
+        *(kind_of_dataclass(fact.__name__, fact) for fact in _FACTS),
+        Kind(
+            "Subspace",
+            Subspace,
+            lambda one: {"dimension": one.dimension, "ambient": one.ambient, "maps": one._maps},
+            lambda parts: Subspace(**parts),
+        ),
+        _by_name(Guarantee),
+        _by_name(Status),
+    ]
+    return {kind.type: kind for kind in found}
+
+
+def _by_name(made: type[enum.Enum]) -> Kind:
+    return Kind(made.__name__, made, lambda one: {"name": one.name}, lambda parts: made[parts["name"]])
+
+
+def _measures() -> list[Kind]:
+    return [
+        Kind(
+            "measure.Point",
+            PointMeasure,
+            lambda one: {"tilt": one.tilt, "constant": one.constant},
+            lambda parts: PointMeasure(**parts),
+        ),
+        Kind(
+            "measure.Gaussian",
+            GaussianMeasure,
+            lambda one: {
+                name: getattr(one, name) for name in ("dimension", "root", "shift", "constant", "description")
+            },
+            _gaussian_measure,
+        ),
+        Kind(
+            "measure.Finite",
+            FiniteMeasure,
+            lambda one: {
+                name: getattr(one, name) for name in ("nodes", "log_weights", "tempered", "is_exact", "description")
+            },
+            lambda parts: FiniteMeasure(
+                parts["nodes"],
+                parts["log_weights"],
+                **{name: parts[name] for name in ("tempered", "is_exact", "description")},
+            ),
+        ),
+        Kind(
+            "measure.Labels",
+            LabelsMeasure,
+            lambda one: {name: getattr(one, name) for name in ("matrix", "offset", "scale")},
+            lambda parts: LabelsMeasure(**parts),
+        ),
+        Kind(
+            "measure.Product",
+            ProductMeasure,
+            lambda one: {"parts": one.parts},
+            lambda parts: ProductMeasure(parts["parts"]),
+        ),
+    ]
+
+
+def _gaussian_measure(parts: dict[str, object]) -> GaussianMeasure:
+    measure = GaussianMeasure([[0.0]])
+    # The root as it is: made anew from the covariance it would differ by rounding.
+    vars(measure).update(parts)
+    return measure
