@@ -72,6 +72,7 @@ class TestDenoiser:
         tilts = rng.normal(size=(7, 6))
         draws = LAW.draw_tilted(tilts, 7, seed=0)
         monkeypatch.setattr(empirical, "_BLOCK_ENTRIES", 120)
+        monkeypatch.setattr(empirical, "_CACHE_ENTRIES", 120)
         np.testing.assert_allclose(LAW.denoise(x, sigma), whole, rtol=1e-12)
         np.testing.assert_array_equal(LAW.draw_tilted(tilts, 7, seed=0), draws)
 
@@ -102,6 +103,35 @@ class TestTilts:
         np.testing.assert_allclose(
             LAW.log_partition(first + second), LAW.log_partition(first) + LAW.tilt(first).log_partition(second)
         )
+
+
+class TestWeights:
+    def test_a_row_that_weighs_double_counts_as_two(self, rng):
+        twice = ak.base.Empirical(np.concatenate([DATA, DATA[:1]]))
+        weighted = ak.base.Empirical(DATA, weights=[2.0] + [1.0] * 59)
+        x, sigma, theta = rng.normal(size=(4, 2, 3)), np.array([0.1, 0.5, 2.0, 50.0]), rng.normal(size=6)
+        np.testing.assert_allclose(weighted.denoise(x, sigma), twice.denoise(x, sigma), atol=1e-12)
+        np.testing.assert_allclose(weighted.mean, twice.mean)
+        np.testing.assert_allclose(weighted.log_partition(theta), twice.log_partition(theta))
+        np.testing.assert_allclose(weighted.tilt(theta).mean, twice.tilt(theta).mean)
+
+    def test_a_row_without_weight_is_not_there(self, rng):
+        x, sigma = rng.normal(size=(4, 2, 3)), np.array([0.1, 0.5, 2.0, 50.0])
+        some = ak.base.Empirical(DATA, weights=[0.0] + [1.0] * 59)
+        np.testing.assert_allclose(some.denoise(x, sigma), ak.base.Empirical(DATA[1:]).denoise(x, sigma), atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("weights", "error", "says"),
+        [
+            ([1.0], ShapeError, r"\(1,\), and there are 60 rows"),
+            (-np.ones(60), ParameterError, "nonnegative"),
+            (np.zeros(60), ParameterError, "positive sum"),
+            (np.full(60, np.nan), NonFiniteError, "60 entries"),
+        ],
+    )
+    def test_bad_weights(self, weights, error, says):
+        with pytest.raises(error, match=says):
+            ak.base.Empirical(DATA, weights=weights)
 
 
 class TestDraws:
