@@ -7,6 +7,7 @@ CPU: one pass each way by compiled loops where a backend offers them, else block
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +81,18 @@ class Factors:
             lift.shift.astype(dtype) if has_shift else None,
         )
 
+    @cached_property
+    def rows_at_a_time(self) -> int:
+        """How many rows are multiplied at a time."""
+        width, d = self.read.shape
+        block, thin = max(1, _BLOCK_ENTRIES // max(1, d)), _THIN_PRODUCTS // max(1, d * (width + 1))
+        return min(block, thin) if thin >= _THINNEST else block
+
+    @cached_property
+    def most_directions(self) -> int:
+        """How many rows are read or written with, whichever is more."""
+        return max(len(self.read), 0 if self.write is None else len(self.write))
+
     def steps(self, step: Floats) -> NDArray[Any]:
         """Rows of coefficients of `write`, for displacements (n, m) of the reduced problem."""
         assert self.write is not None
@@ -100,10 +113,7 @@ class HostRows:
 
     def __init__(self, x: NDArray[Any], y: NDArray[Any], factors: Factors) -> None:
         self._x, self._y, self._factors = x, y, factors
-        d = x.shape[1]
-        block, width = max(1, _BLOCK_ENTRIES // max(1, d)), len(factors.read) + 1
-        thin = _THIN_PRODUCTS // max(1, d * width)
-        self._size = min(block, thin) if thin >= _THINNEST else block
+        self._size = factors.rows_at_a_time
         self._wide: Floats | None = None
         self._moved: NDArray[Any] | None = None
 
@@ -196,7 +206,7 @@ class CompiledRows(HostRows):
     @staticmethod
     def takes(x: NDArray[Any], y: NDArray[Any], factors: Factors, passes: RowPasses) -> bool:
         """Whether the passes can read the rows, and fast."""
-        few = max(len(factors.read), 0 if factors.write is None else len(factors.write)) <= passes.most_directions
+        few = factors.most_directions <= passes.most_directions
         plain = x.dtype.isnative and x.dtype.itemsize <= 8 and x.flags.c_contiguous and y.flags.c_contiguous
         return few and plain and x.flags.aligned and y.flags.aligned and not factors.is_projected
 

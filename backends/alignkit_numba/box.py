@@ -22,6 +22,7 @@ from alignkit.contracts import Floats
 from alignkit.transport.canonical import Absolute, ProximalForm
 from alignkit_numba.active_set import Workspace, ascend, workspace
 from alignkit_numba.elimination import factorise, solve_lower, solve_upper
+from alignkit_numba.rooms import Rooms
 from alignkit_numba.solved import Solved
 from alignkit_numba.vectors import (
     WIDTH,
@@ -66,7 +67,7 @@ class BoxProblem:
         shift: Σ_j w_j|b_j|.
         reference: the p that solves the dual for c = 0 and s = 1.
         bend: ‖Bᵀp‖² there.
-        lanes: how many vectors of lanes the solver writes to, for each array of them.
+        rooms: what the solver writes to: that of the active set, and arrays of lanes.
     """
 
     matrix: Floats
@@ -78,7 +79,7 @@ class BoxProblem:
     shift: float
     reference: Floats
     bend: float
-    lanes: tuple[int, ...]
+    rooms: Rooms[tuple[Workspace, tuple[Floats, ...]]]
 
     @staticmethod
     def of(form: ProximalForm) -> BoxProblem:
@@ -108,6 +109,7 @@ class BoxProblem:
             workspace(rows, False),
         )
         pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR else 0
+        lanes = (*[columns] * 2, *[rows] * 4, pairs, *[1] * 4)
         return BoxProblem(
             matrix,
             offset,
@@ -118,7 +120,7 @@ class BoxProblem:
             float(np.abs(offset) @ weights),
             reference,
             float(np.sum((reference @ matrix) ** 2)),
-            (*[columns] * 2, *[rows] * 4, pairs, *[1] * 4),
+            Rooms(lambda: (workspace(rows, False), scratches(lanes))),
         )
 
 
@@ -139,6 +141,7 @@ def solve_box(problem: BoxProblem, centres: Floats, scales: Floats, tolerance: f
     solutions = np.empty_like(centres)
     gap, value = np.empty(len(centres)), np.empty(len(centres))
     unfinished = np.empty(len(centres), dtype=np.bool_)
+    room = problem.rooms.take()
     _solve(
         problem.matrix,
         problem.offset,
@@ -150,8 +153,7 @@ def solve_box(problem: BoxProblem, centres: Floats, scales: Floats, tolerance: f
         centres,
         scales,
         tolerance,
-        workspace(len(problem.offset), False),
-        scratches(problem.lanes),
+        *room,
         problem.reference,
         problem.bend,
         solutions,
@@ -159,6 +161,7 @@ def solve_box(problem: BoxProblem, centres: Floats, scales: Floats, tolerance: f
         value,
         unfinished,
     )
+    problem.rooms.give(room)
     return Solved(solutions, gap, value, unfinished)
 
 

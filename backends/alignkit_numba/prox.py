@@ -127,6 +127,7 @@ class _Opened:
         form: the problem in canonical form.
         kernel: solves rows of it.
         settle: `accounting.settle`, imported with the engine.
+        ones: the scales of rows of one λ, as many as are solved at a time.
         weight: λ, (1,).
         hessian: H of the quadratic summands; without rows where there are none.
         constant: f − (½⟨z, Hz⟩ + ⟨h, z⟩ − φ).
@@ -136,6 +137,7 @@ class _Opened:
     form: ProximalForm
     kernel: Kernel
     settle: Callable[..., float]
+    ones: Floats
     weight: Floats
     hessian: Floats
     constant: float
@@ -150,7 +152,8 @@ class _Opened:
         constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
         hessian = np.zeros((0, 0)) if form.factor is None else split(problem.nonlinear).quadratic.matrix
         kernel, weight = method_of(form).prepare(form), np.array([form.weight])
-        return _Opened(form, kernel, settle, weight, np.ascontiguousarray(hessian), constant, problem.tolerance)
+        ones = np.ones(_rows_at_a_time(form.dimension))
+        return _Opened(form, kernel, settle, ones, weight, np.ascontiguousarray(hessian), constant, problem.tolerance)
 
 
 class NumbaSession:
@@ -193,7 +196,7 @@ class NumbaSession:
     def _solve(self, points: Floats, weights: Floats | None, progress: Progress) -> ProxSolution:
         points = np.asarray(points, dtype=np.float64)
         count, k = points.shape
-        step = max(1, _CHUNK_ENTRIES // k)
+        step = len(self._opened.ones)
         if count <= step:
             whole = self._solve_chunk(points, weights)
             if progress is not None:
@@ -231,14 +234,15 @@ class NumbaSession:
         # A point beyond float64 ends as a row without a bound.
         with np.errstate(over="ignore", invalid="ignore"):
             if weights is None:
-                scales = np.ones(len(points))
+                scales, least = opened.ones[: len(points)], 1.0
                 centres = form.centres(points)
             else:
                 # (λᵢ/2)‖z − v‖² − ⟨h, z⟩ + φ is λᵢ/λ times ½‖y − c‖² + (λ/λᵢ)φ, c = √λ(v + h/λᵢ), up to a constant.
                 scales = form.weight / weights
+                least = min(1.0, float(scales.min(initial=1.0)))
                 centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
             centres = np.ascontiguousarray(centres)
-            solved = opened.kernel(centres, scales, tolerance)
+            solved = opened.kernel(centres, scales, least, tolerance)
             maximiser = np.ascontiguousarray(form.maximisers(solved.solutions))
             gap = solved.gap if weights is None else solved.gap / scales
         value, unfinished = solved.value, solved.unfinished
@@ -258,6 +262,10 @@ class NumbaSession:
             unfinished,
         )
         return ProxSolution(maximiser, gap, unfinished, value), reached
+
+
+def _rows_at_a_time(dimension: int) -> int:
+    return max(1, _CHUNK_ENTRIES // dimension)
 
 
 def _form(problem: ProxProblem) -> ProximalForm | Uncanonical:

@@ -26,6 +26,7 @@ from alignkit.transport.canonical import ProximalForm, TopOf
 from alignkit_numba.active_set import Workspace, ascend, workspace
 from alignkit_numba.elimination import factorise, solve_lower, solve_upper
 from alignkit_numba.few_pieces import exchange_few, vectors_of_slots
+from alignkit_numba.rooms import Rooms
 from alignkit_numba.simplex_lanes import entries, evaluate, share_out
 from alignkit_numba.solved import Solved
 from alignkit_numba.vectors import (
@@ -70,7 +71,7 @@ class SimplexProblem:
         reference: a p that solves the dual for c = 0 and s = 1, over W.
         reach: the largest entry of each column of the centred B, (k,).
         shift: the largest entry of the centred b.
-        lanes: how many vectors of lanes the solver writes to, for each array of them.
+        rooms: what the solver writes to: that of the active set, and arrays of lanes.
         most_free: how many pieces can be at the top at once, if that is not all of them; else 0.
     """
 
@@ -83,7 +84,7 @@ class SimplexProblem:
     reference: Floats
     reach: Floats
     shift: float
-    lanes: tuple[int, ...]
+    rooms: Rooms[tuple[Workspace, tuple[Floats, ...]]]
     most_free: int
 
     @staticmethod
@@ -116,6 +117,7 @@ class SimplexProblem:
         )
         most_free = _most_free(rows, columns)
         pairs = rows * (rows + 1) // 2 if rows <= _LARGEST_FACTOR and not most_free else 0
+        lanes = (*[columns] * 2, rows + (most_free > 0), *[rows] * 3, pairs, *[1] * 5, vectors_of_slots(most_free))
         return SimplexProblem(
             matrix,
             offset,
@@ -126,7 +128,7 @@ class SimplexProblem:
             reference / reference.sum(),
             np.abs(matrix).max(axis=0),
             float(np.abs(offset).max()),
-            (*[columns] * 2, rows + (most_free > 0), *[rows] * 3, pairs, *[1] * 5, vectors_of_slots(most_free)),
+            Rooms(lambda: (workspace(rows, True), scratches(lanes))),
             most_free,
         )
 
@@ -147,6 +149,7 @@ def solve_simplex(problem: SimplexProblem, centres: Floats, scales: Floats, tole
     solutions = np.empty_like(centres)
     gap, value = np.empty(len(centres)), np.empty(len(centres))
     unfinished = np.empty(len(centres), dtype=np.bool_)
+    room = problem.rooms.take()
     _solve(
         problem.matrix,
         problem.offset,
@@ -160,14 +163,14 @@ def solve_simplex(problem: SimplexProblem, centres: Floats, scales: Floats, tole
         centres,
         np.asarray(scales, dtype=np.float64) * problem.weight,
         tolerance,
-        workspace(len(problem.offset), True),
-        scratches(problem.lanes),
+        *room,
         problem.most_free,
         solutions,
         gap,
         value,
         unfinished,
     )
+    problem.rooms.give(room)
     return Solved(solutions, gap, value, unfinished)
 
 
