@@ -86,7 +86,7 @@ class Factors:
         """How many rows are multiplied at a time."""
         width, d = self.read.shape
         block, thin = max(1, _BLOCK_ENTRIES // max(1, d)), _THIN_PRODUCTS // max(1, d * (width + 1))
-        return min(block, thin) if thin >= _THINNEST else block
+        return int(min(block, thin) if thin >= _THINNEST else block)
 
     @cached_property
     def most_directions(self) -> int:

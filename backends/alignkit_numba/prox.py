@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -27,6 +28,12 @@ from alignkit.transport.chains import total_variation_form
 from alignkit_numba.chain_session import TAUT_STRING, ChainSession, chain_seconds
 from alignkit_numba.methods import Kernel, method_of, runs_on
 from alignkit_numba.polytope_session import DUAL_SIMPLEX, PolytopeSession, sparse_form
+from alignkit_numba.quadratic_session import (
+    PROXIMAL_MAPS,
+    QuadraticSession,
+    dominated_quadratic,
+    quadratic_seconds,
+)
 
 __all__ = ["NumbaProxSolver", "NumbaSession"]
 
@@ -41,9 +48,9 @@ _SECONDS_TO_OPEN = 1e-3
 class NumbaProxSolver:
     """Proximal maps by compiled kernels on one core, rows in lanes, with a rigorous gap for every row.
 
-    It takes f whose concave part is a sum of `log_sum_exp huber logistic` of affine arguments, or one of
-    `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, and quadratic summands that λ dominates; total
-    variation along a chain of coordinates; and under the ℓ1 cost sums of absolute values.
+    It takes quadratics that λ dominates; f whose concave part is a sum of `log_sum_exp huber logistic` of affine
+    arguments, or one of `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, with such quadratics
+    beside it; total variation along a chain of coordinates; and under the ℓ1 cost sums of absolute values.
 
     Example:
         ```python
@@ -61,7 +68,7 @@ class NumbaProxSolver:
         if isinstance(offer, Uncanonical):
             return Refusal(self.name, offer.reason)
         seconds = _SECONDS_TO_OPEN + problem.rows * offer.seconds_per_row
-        return Bid(self.name, offer.name, Guarantee.CERTIFIED, seconds, citations=offer.citations)
+        return Bid(self.name, offer.name, offer.guarantee, seconds, citations=offer.citations)
 
     def open(self, problem: ProxProblem) -> UpdatableProxSession:
         """Load the kernel from disk, where an earlier run has compiled it, else compile it.
@@ -86,12 +93,14 @@ class _Offer:
         seconds_per_row: predicted.
         citations: its papers.
         open: makes a session of it.
+        guarantee: its class.
     """
 
     name: str
     seconds_per_row: float
     citations: tuple[Citation, ...]
     open: Callable[[], UpdatableProxSession]
+    guarantee: Guarantee = Guarantee.CERTIFIED
 
 
 def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
@@ -107,6 +116,11 @@ def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
     chain = total_variation_form(problem)
     if chain is not None:
         return _Offer("taut string", chain_seconds(chain), (TAUT_STRING,), lambda: ChainSession(chain))
+    quadratic = dominated_quadratic(problem)
+    if quadratic is not None:
+        seconds = quadratic_seconds(problem.dimension)
+        session = partial(QuadraticSession, problem, quadratic)
+        return _Offer("closed form, rows in lanes", seconds, (PROXIMAL_MAPS,), session, Guarantee.EXACT)
     form = _form(problem)
     if isinstance(form, Uncanonical):
         return form
