@@ -23,6 +23,7 @@ BENCHMARKS = (
     "digits",
     "rank_eight",
     "moments",
+    "diffusers_laws",
 )
 
 

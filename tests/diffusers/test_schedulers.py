@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import alignkit as ak
 from alignkit.errors import ParameterError
 from alignkit_diffusers.schedulers import data_range_of, parametrisation_of
-from tests.diffusers.networks import mixture, mixture_network
 
 KARRAS = {"use_karras_sigmas": True}
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
@@ -146,56 +144,6 @@ def test_nothing_of_the_scheduler_changes_and_a_schedule_set_on_it_does_not_coun
             assert value == after[key], key
     assert torch.equal(fresh.timestep(sigma), again.timestep(sigma))
     assert (fresh.sigma_min, fresh.sigma_max) == (again.sigma_min, again.sigma_max)
-
-
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-FLOWS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-
-
-def cells():
-    """Schedulers by the predictions they take."""
-    plain = {"clip_sample": False}
-    for prediction in PREDICTIONS:
-        kind = {"prediction_type": prediction}
-        yield diffusers.DDPMScheduler(**plain, **kind)
-        yield diffusers.DDIMScheduler(**plain, **kind, beta_schedule="scaled_linear")
-        yield diffusers.DPMSolverMultistepScheduler(**kind, **KARRAS)
-        yield diffusers.EulerDiscreteScheduler(**kind)
-        if prediction != "sample":
-            yield diffusers.PNDMScheduler(**kind)
-            yield diffusers.EDMEulerScheduler(**kind)
-    yield diffusers.DDIMScheduler(**plain, **COSINE)
-    yield diffusers.DDPMScheduler(**plain, **ZERO_SIGNAL)
-    yield diffusers.EulerDiscreteScheduler(**ZERO_SIGNAL)
-    yield diffusers.EulerDiscreteScheduler(**KARRAS, **CONTINUOUS)
-    yield diffusers.DPMSolverMultistepScheduler(**FLOWS)
-    yield diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-
-
-def label(scheduler):
-    config = scheduler.config
-    parts = [type(scheduler).__name__.replace("Scheduler", ""), config.get("prediction_type", "flow")]
-    extra = (("karras", "use_karras_sigmas"), ("no signal", "rescale_betas_zero_snr"), ("flow", "use_flow_sigmas"))
-    parts += [word for word, key in extra if config.get(key)]
-    parts += ["cosine"] if config.get("beta_schedule") == "squaredcos_cap_v2" else []
-    parts += ["continuous"] if config.get("timestep_type") == "continuous" else []
-    return ", ".join(parts)
-
-
-@pytest.mark.parametrize("scheduler", list(cells()), ids=label)
-def test_the_converted_denoiser_is_the_exact_one_at_every_level_of_the_schedule(scheduler):
-    exact = mixture()
-    network = mixture_network(exact, scheduler)
-    law = ak.base.from_diffusers(network, scheduler, exact=True, dtype="float64")
-    run = copy.deepcopy(scheduler)
-    run.set_timesteps(50)
-    levels = law.parametrisation.sigma(run.timesteps.double())
-    clean = torch.tensor(exact.sample(len(levels), seed=0))
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = clean + levels.reshape(-1, 1, 1, 1) * noise
-    scale = float(clean.std())
-    off = (law.denoise(x, levels) - exact.denoise(x, levels)).abs().max()
-    assert float(off) <= 1e-5 * scale
 
 
 class TestDataRange:
