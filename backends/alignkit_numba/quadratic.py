@@ -1,7 +1,7 @@
 """Proximal maps of quadratics that λ dominates, in closed form, rows in lanes.
 
-f(z) = ½⟨z, Hz⟩ + ⟨h, z⟩ + c has z = (λI − H)⁻¹(λv + h). The objective f(z) − (λ/2)‖z − v‖² is μ-strongly concave, so that
-a point at which its gradient has norm ρ lies within ρ²/(2μ) of the supremum: what bounds the rounding of the answer.
+f(z) = ½⟨z, Hz⟩ + ⟨h, z⟩ + c has z = (λI − H)⁻¹(λv + h). The objective f(z) − (λ/2)‖z − v‖² is μ-strongly concave, so
+that a point at which its gradient has norm ρ lies within ρ²/(2μ) of the supremum, which bounds the answer's rounding.
 
 Source: N. Parikh, S. Boyd, "Proximal algorithms", 2014, section 6.1.1; Y. Nesterov, "Lectures on convex optimization",
 2018, theorem 2.1.10.

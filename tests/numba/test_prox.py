@@ -142,13 +142,13 @@ def test_progress_reaches_the_last_row():
     ("reward", "options", "reason"),
     [
         (REWARDS["huber"], {"device": "cuda"}, "runs on the CPU alone"),
-        (-ak.sum_squares(w), {}, "needs no iteration"),
+        (-ak.sum_squares(ak.Variable(65)), {}, "needs no iteration"),
         (-ak.norm2(a), {}, "norm2"),
         (ak.sum_squares(w) - ak.log_sum_exp(a), {}, "largest curvature"),
     ],
 )
 def test_others_are_refused_by_name(reward, options, reason):
-    problem = ProxProblem(reward, 1.0, K, ROWS, **options)
+    problem = ProxProblem(reward, 1.0, reward.variables()[0].size, ROWS, **options)
     refusal = NumbaProxSolver().bid(problem)
     assert isinstance(refusal, Refusal) and reason in refusal.reason
     with pytest.raises(ValueError, match=reason):

@@ -35,7 +35,7 @@ CERTIFIED_ROWS = 16
 EXAMPLES = {example.name: example for example in prox_examples(rows=6, seed=3)}
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((5, 3))
-ALL, WITHOUT_NUMBA, CVXPY = ("cvxpy", "numba", "torch"), ("cvxpy", "torch"), ("cvxpy",)
+ALL, CVXPY = ("cvxpy", "numba", "torch"), ("cvxpy",)
 INSTALLED = registry.offers("prox_solver")
 
 
@@ -248,7 +248,7 @@ HARD = {
     "log_sum_exp": (-ak.log_sum_exp(A @ x3), ALL),
     "min": (ak.min(A @ x3 + np.arange(5.0)), ALL),
     "separable": (-ak.norm1(x3) - ak.sum(ak.pos(x3 - 1.0)), ALL),
-    "quadratic": (-ak.sum_squares(A @ x3 - 1.0), WITHOUT_NUMBA),
+    "quadratic": (-ak.sum_squares(A @ x3 - 1.0), ALL),
     "total variation": (-ak.total_variation(x3), ALL),
     "exponential": (-ak.sum(ak.exp(x3)), CVXPY),
     "norm2": (-ak.norm2(A @ x3 - 1.0), CVXPY),
