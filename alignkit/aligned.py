@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import array_api_compat
@@ -12,6 +14,7 @@ import numpy as np
 from alignkit import registry
 from alignkit.base.law import checked_count
 from alignkit.certificates import KLCertificate, TransportCertificate
+from alignkit.compiler.declaration import Declaration
 from alignkit.compiler.layer import MapOfParameters
 from alignkit.compiler.plan import Plan
 from alignkit.errors import BackendUnavailableError, NotDifferentiableError, ParameterError, StaleFitError, Status
@@ -40,6 +43,7 @@ class Aligned:
         status: how the solve ended; its value is a sentence.
         fitted: the engine's sampler.
         versions: the problem's parameters, with the version of each that was fitted.
+        declared: the problem as it was written down, with the seed of the fit; None where that is not known.
 
     A parameter that changes afterwards makes the result stale: its certificate stays readable, but it draws no more.
 
@@ -59,6 +63,7 @@ class Aligned:
     status: Status
     fitted: FittedTilt | FittedTransport
     versions: tuple[tuple[Parameter, int], ...] = ()
+    declared: Declaration | None = None
 
     def sample(
         self, n: int, *, seed: int, return_base: bool = False, like: Any = None, progress: bool | None = None
@@ -248,8 +253,48 @@ class Aligned:
 
     @property
     def plot(self) -> Plots:
-        """Pictures of the result: `aligned.plot.samples()`."""
-        return Plots(self._before_and_after)
+        """Pictures of the result, each a matplotlib figure: `samples`, `rewards`, `gaps`, `tilts` and `path`."""
+        return Plots(self.plan, self.fitted, self._check_fresh)
+
+    def report(
+        self, path: str | os.PathLike[str], *, n: int = 512, seed: int = 0, progress: bool | None = None
+    ) -> Path:
+        """Write a report: the problem, how it was solved, draws before and after, what was achieved.
+
+        Arguments:
+            path: of the HTML file, which needs nothing beside it; its folder is made, what was there is replaced.
+            n: how many draws to look at, before and after.
+            seed: fixes them; the same as the seed of `sample`.
+            progress: as for `sample`.
+
+        Returns:
+            the path.
+
+        Raises:
+            ParameterError: n or the seed is out of range, or the path is a folder.
+            StaleFitError: a parameter of the problem has changed since the fit.
+            OSError: the file cannot be written.
+
+        Example:
+            >>> import alignkit as ak
+            >>> x = ak.Variable((2,))
+            >>> aligned = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0)).solve(seed=0)
+            >>> aligned.report("report.html").name  # doctest: +SKIP
+            'report.html'
+        """
+        # Imported here, as most programs never write reports.
+        from alignkit.report.findings import findings_of
+        from alignkit.report.page import checked_path, report_html, write_report
+
+        self._check_fresh()
+        rows, seed, file = checked_count(n), checked_seed(seed), checked_path(path)
+        with progress_lines(progress) as report:
+            findings = findings_of(
+                self.plan, self.certificate, self.status, self.fitted, self.declared,
+                rows=rows, seed=seed, progress=report,
+            )  # fmt: skip
+        write_report(file, report_html(findings))
+        return file
 
     def _check_fresh(self) -> None:
         changed = [parameter.name for parameter, version in self.versions if parameter.version != version]
@@ -262,12 +307,6 @@ class Aligned:
                 ],
                 expression=str(self.plan.diagnosis.reward),
             )
-
-    def _before_and_after(self, n: int, seed: int) -> tuple[Any, Any]:
-        self._check_fresh()
-        if isinstance(self.fitted, FittedTransport):
-            return self.fitted.sample_pairs(n, seed=seed)
-        return self.plan.base.sample(n, seed=seed), _as_kind(self.fitted.sample(n, seed=seed), None)
 
     def __str__(self) -> str:
         return f"{self.status}\n{self.certificate}"

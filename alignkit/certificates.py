@@ -149,7 +149,9 @@ class KLCertificate:
         """The multipliers of the constraints, in their order; see `Moment`."""
         return tuple(moment.dual for moment in self.moments if moment.is_constraint)
 
-    def __str__(self) -> str:
+    @property
+    def rows(self) -> dict[str, str]:
+        """What it says, by name."""
         calibration = "not needed" if self.calibration is None else str(self.calibration)
         rows = {
             "reward before": str(self.reward_before),
@@ -163,7 +165,10 @@ class KLCertificate:
             "guarantee": self.guarantee,
         }
         moments = {moment.text: str(moment) for moment in self.moments}
-        return _table("KL certificate", rows | moments | self.details)
+        return rows | moments | self.details
+
+    def __str__(self) -> str:
+        return _table("KL certificate", self.rows)
 
 
 @dataclass(frozen=True)
@@ -234,7 +239,9 @@ class TransportCertificate:
     weight: float | None = None
     radius: RadiusCertificate | None = None
 
-    def __str__(self) -> str:
+    @property
+    def rows(self) -> dict[str, str]:
+        """What it says, by name."""
         rows = {
             "reward before": str(self.reward_before),
             "reward after": str(self.reward_after),
@@ -246,7 +253,10 @@ class TransportCertificate:
             "guarantee": self.guarantee,
         }
         within = {} if self.radius is None else self.radius.rows
-        return _table("Wasserstein certificate", rows | within | self.details)
+        return rows | within | self.details
+
+    def __str__(self) -> str:
+        return _table("Wasserstein certificate", self.rows)
 
 
 def _entries(values: NDArray[np.float64]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import alignkit as ak
 from alignkit.errors import AlignkitError
 from alignkit.expressions import ENTRIES
-from alignkit.report.plots import sample_figure
+from alignkit.report.samples import sample_figure
 
 __all__ = ["main"]
 

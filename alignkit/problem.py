@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from alignkit.certificates import KLCertificate, TransportCertificate
 from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
 from alignkit.compiler.composition import Recipe
+from alignkit.compiler.declaration import Declaration
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.explain import Explanation, explain_refusal, with_law_terms
 from alignkit.compiler.law_terms import certify_law, checked_constraints, law_request, separate_law_terms
@@ -310,7 +312,7 @@ class Problem:
             IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
-        seed = checked_seed(seed)
+        seed, start = checked_seed(seed), time.perf_counter()
         kappa = self._checked_ridge(ridge)
         options = (backend, device, tolerance)
         plan = self._planned_again(options) or self.compile(
@@ -326,11 +328,16 @@ class Problem:
                 fit = partial(self._fit_law, ridge=kappa) if self._asks_of_law else self._fit_tilt
                 found = fit(plan, plan.request, sampler, engine=engine, seed=seed, progress=report)
                 self._last = _Solved(options, versions, plan, sampler)
-                return Aligned(plan, *found, versions)
+                return Aligned(plan, *found, versions, self._declared(seed, start))
             maps = self._maps(plan, versions)
             moved = self._fit_transport(plan, maps, seed=seed, progress=report)
             self._last = _Solved(options, versions, plan, maps.solver, maps.session)
-            return Aligned(plan, *moved, versions)
+            return Aligned(plan, *moved, versions, self._declared(seed, start))
+
+    def _declared(self, seed: int, start: float) -> Declaration:
+        """The problem as a result remembers it, solved since a time of `time.perf_counter`."""
+        seconds = time.perf_counter() - start
+        return Declaration(self.reward, self._terms.utility, self.constraints, seed, seconds)
 
     def _check_choices(self, plan: Plan, engine: str, tolerance: float | None) -> None:
         """Raise where the user's choices do not fit the plan."""

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import alignkit as ak
-from alignkit.report.plots import sample_figure
+from alignkit.report.samples import sample_figure
 
 
 def draws(shape, n=5, seed=0):
@@ -65,14 +65,18 @@ def test_points_are_scattered_on_shared_axes():
     (line,) = figure.axes[0].lines
     np.testing.assert_array_equal(line.get_xydata(), before)
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
-    assert [axes.get_title() for axes in figure.axes] == ["before", "after"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["before", "after"]
 
 
-def test_vectors_are_curves():
-    batch = draws((7,))
-    figure = sample_figure({"x": batch})
-    assert len(figure.axes[0].lines) == 5
-    np.testing.assert_array_equal(figure.axes[0].lines[2].get_ydata(), batch[2])
+@pytest.mark.parametrize("shape", [(7,), (200,), (2, 3, 4)], ids=str)
+def test_vectors_and_signals_are_curves_with_their_mean(shape):
+    batch = draws(shape)
+    (axes,) = sample_figure({"x": batch}).axes
+    *curves, mean = axes.lines
+    for curve, draw in zip(curves, batch, strict=True):
+        np.testing.assert_array_equal(curve.get_ydata(), draw.ravel())
+    np.testing.assert_allclose(mean.get_ydata(), batch.mean(axis=0).ravel())
+    assert axes.get_xlabel().startswith("entry") and axes.get_ylabel() == "value"
 
 
 def test_constant_pictures_are_drawn():

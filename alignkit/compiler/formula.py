@@ -25,29 +25,61 @@ from alignkit.transport.costs import Cost, SquaredEuclidean
 if TYPE_CHECKING:
     from alignkit.compiler.plan import Plan
 
-__all__ = ["plan_latex", "problem_latex"]
+__all__ = ["ProblemFormula", "plan_latex", "problem_formula", "problem_latex"]
+
+
+@dataclass(frozen=True)
+class ProblemFormula:
+    """A problem in LaTeX, for mathematics mode, in parts that may stand on lines of their own.
+
+    Arguments:
+        objective: what the aligned law maximises.
+        conditions: what it is subject to.
+        given: the base law, and the cost under Wasserstein closeness.
+    """
+
+    objective: str
+    conditions: tuple[str, ...]
+    given: tuple[str, ...]
+
+    def __str__(self) -> str:
+        subject = "" if not self.conditions else r"\; \text{ subject to }\; " + r",\; ".join(self.conditions)
+        return r",\quad ".join([self.objective + subject, *self.given])
 
 
 def problem_latex(
     reward: Expression, base: BaseLaw, closeness: Closeness, constraints: Sequence[Constraint] = ()
 ) -> str:
-    """What the aligned law maximises, and what it is subject to, for mathematics mode."""
+    """What the aligned law maximises, and what it is subject to, on one line for mathematics mode."""
+    return str(problem_formula(reward, base, closeness, constraints))
+
+
+def problem_formula(
+    reward: Expression, base: BaseLaw, closeness: Closeness, constraints: Sequence[Constraint] = ()
+) -> ProblemFormula:
+    """What the aligned law maximises, and what it is subject to.
+
+    Arguments:
+        reward: as the user wrote it, with its utilities of expectations.
+        base: the base law p.
+        closeness: the user's choice.
+        constraints: on expectations.
+    """
     sides = [reward, *(constraint.left for constraint in constraints)]
     x = latex_name(next(_names(sides)))
-    law = rf"p = {latex_name(base.name)}"
+    given = [rf"p = {latex_name(base.name)}"]
     conditions = [constraint_latex(constraint) for constraint in constraints]
     if isinstance(closeness, KL):
         distance = r"\mathrm{KL}\left(q \,\|\, p\right)"
     else:
         distance = r"W_{c}\left(q,\, p\right)"
         ndim = len(base.shape)
-        law += rf",\quad c\left({x},\, {x}'\right) = {_cost(closeness.cost, x, ndim)}"
+        given.append(rf"c\left({x},\, {x}'\right) = {_cost(closeness.cost, x, ndim)}")
     if closeness.radius is not None:
         conditions = [rf"{distance} \le {latex(as_expression(closeness.radius))}", *conditions]
     gained = rf"\mathbb{{E}}_{{{x} \sim q}}\left[{latex(reward)}\right]"
     priced = "" if closeness.weight is None else rf" - {_price(closeness.weight)}{distance}"
-    subject = "" if not conditions else r"\; \text{ subject to }\; " + r",\; ".join(conditions)
-    return rf"\max_{{q}}\; {gained}{priced}{subject},\quad {law}"
+    return ProblemFormula(rf"\max_{{q}}\; {gained}{priced}", tuple(conditions), tuple(given))
 
 
 def _price(weight: float | Parameter) -> str:

@@ -1,42 +1,62 @@
-"""Plots of results, as matplotlib figures."""
+"""The pictures of a result: one method a figure."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from alignkit.base.law import checked_count
+from alignkit.compiler.plan import Plan
+from alignkit.errors import ParameterError
+from alignkit.noise import checked_seed
+from alignkit.report.distributions import gaps_figure, rewards_figure
+from alignkit.report.path import path_figure
+from alignkit.report.samples import sample_figure, shown_at_once
+from alignkit.report.study import Study, study_of
+from alignkit.report.tilts import tilts_figure, tilts_of
+from alignkit.tilting.fitted import FittedTilt
+from alignkit.transport.fitted import FittedTransport
 
-__all__ = ["Plots", "sample_figure"]
+__all__ = ["Plots"]
 
-_GREY = "#9a9a9a"
-_BLUE = "#1f5fbf"
-_WIDTH = 9.0
+_ROWS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plots:
-    """The pictures of one result.
+    """The pictures of one result, each a matplotlib figure that pyplot does not know of: show or save it.
 
     Arguments:
-        before_and_after: `(n, seed) → (base draws, aligned draws)`, each (n, *shape).
+        plan: how the problem was solved.
+        fitted: the sampler.
+        check_fresh: raises StaleFitError where a parameter has changed since the fit.
+
+    Example:
+        >>> import alignkit as ak
+        >>> x = ak.Variable((2,))
+        >>> aligned = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0)).solve(seed=0)
+        >>> aligned.plot.rewards().savefig("rewards.png")  # doctest: +SKIP
     """
 
-    before_and_after: Callable[[int, int], tuple[Any, Any]]
+    plan: Plan
+    fitted: FittedTilt | FittedTransport
+    check_fresh: Callable[[], None]
 
-    def samples(self, n: int = 16, *, seed: int = 0) -> Any:
-        """Draws before and after alignment, side by side (paired under transport).
+    def samples(self, n: int | None = None, *, seed: int = 0) -> Any:
+        """Draws before and after alignment; under transport the n-th of one was moved to the n-th of the other.
 
         Arguments:
-            n: how many of each.
+            n: how many of each; if None 16 pictures or curves, 512 points or numbers.
             seed: fixes them.
 
         Returns:
-            a matplotlib figure: pictures for (h, w) and (channels, h, w), a scatter for (2,), a
-            histogram for single numbers, else curves.
+            a matplotlib figure: pictures for shapes (h, w) and (channels, h, w), a scatter for (2,), a histogram for
+            single numbers, else curves over the entries with their mean.
+
+        Raises:
+            ParameterError: n or the seed is out of range.
+            StaleFitError: a parameter of the problem has changed since the fit.
 
         Example:
             >>> import alignkit as ak
@@ -44,64 +64,87 @@ class Plots:
             >>> problem = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0))
             >>> figure = problem.solve(seed=0).plot.samples()
         """
-        before, after = self.before_and_after(n, seed)
-        return sample_figure({"before": before, "after": after})
+        study = self._study(shown_at_once(self.plan.base.shape) if n is None else n, seed)
+        return sample_figure({"before": study.before, "after": study.after})
 
+    def rewards(self, n: int = _ROWS, *, seed: int = 0) -> Any:
+        """Histograms of the reward before and after alignment, on a common axis.
 
-def sample_figure(panels: dict[str, NDArray[np.floating]]) -> Any:
-    """One figure of several batches of draws under their names.
+        Arguments:
+            n: of how many draws each.
+            seed: fixes them.
 
-    Arguments:
-        panels: from a panel's name to its draws, (n, *shape), all of one shape.
+        Returns:
+            a matplotlib figure; it says how many rewards are not finite.
 
-    Returns:
-        a matplotlib figure, not registered with pyplot.
-    """
-    from matplotlib.figure import Figure
+        Raises:
+            ParameterError, StaleFitError: as for `samples`.
+        """
+        study = self._study(n, seed)
+        return rewards_figure(study.rewards_before, study.rewards_after)
 
-    shape = next(iter(panels.values())).shape[1:]
-    if len(shape) == 3 and shape[0] == 1:
-        shape = shape[1:]
-        panels = {name: draws[:, 0] for name, draws in panels.items()}
-    pictures = len(shape) == 2 or (len(shape) == 3 and shape[0] == 3)
-    count = max(draws.shape[0] for draws in panels.values())
-    # A strip of `count` pictures is about this tall; names stand beside it.
-    height = _WIDTH * 0.85 * shape[-2] / (shape[-1] * 1.125 * count) + 0.12 if pictures else 3.0
-    figure = Figure(figsize=(_WIDTH, height * len(panels)), layout="constrained")
-    # The first panel sets the range of greys: an edit may leave it, and must not fade the others.
-    first = next(iter(panels.values()))
-    low, high = float(first.min()), float(first.max())
-    if pictures:
-        for axes, (name, draws) in zip(
-            figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True
-        ):
-            axes.imshow(_strip(draws, low, high), cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
-            axes.set_ylabel(name, rotation=0, ha="right", va="center")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-    else:
-        drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (name, draws), colour in zip(drawn, panels.items(), _colours(len(panels)), strict=True):
-            axes.set_title(name)
-            if shape == (2,):
-                axes.plot(draws[:, 0], draws[:, 1], ".", color=colour)
-                axes.set_aspect("equal", adjustable="box")
-            elif math.prod(shape) == 1:
-                axes.hist(draws.ravel(), bins="auto", color=colour)
-            else:
-                axes.plot(draws.reshape(draws.shape[0], -1).T, color=colour, alpha=0.5, linewidth=0.8)
-    return figure
+    def gaps(self, n: int = _ROWS, *, seed: int = 0) -> Any:
+        """Under Wasserstein closeness, histograms of how far each move may be from the best, and of its cost.
 
+        Arguments:
+            n: of how many moves.
+            seed: fixes the base draws.
 
-def _colours(count: int) -> list[str]:
-    return [_GREY if number % 2 == 0 else _BLUE for number in range(count)]
+        Returns:
+            a matplotlib figure.
 
+        Raises:
+            ParameterError: under KL closeness, where nothing is moved; or as for `samples`.
+            StaleFitError: as for `samples`.
+        """
+        if not isinstance(self.fitted, FittedTransport):
+            raise ParameterError(
+                "Gaps are of moves, but under KL closeness no draw is moved.",
+                ways_out=["aligned.plot.tilts() and aligned.plot.path().", "ak.Wasserstein(weight=…)."],
+            )
+        study = self._study(n, seed)
+        assert study.gaps is not None and study.costs is not None
+        return gaps_figure(study.gaps, study.costs, tolerance=self.plan.tolerance)
 
-def _strip(draws: NDArray[np.floating], low: float, high: float) -> NDArray[np.floating]:
-    """Pictures side by side with a gap between them, (h, w) or (h, w, 3)."""
-    if draws.ndim == 4:
-        draws = np.clip(np.moveaxis((draws - low) / max(high - low, 1e-12), 1, -1), 0.0, 1.0)
-        low, high = 0.0, 1.0
-    padding = [(0, 0), (0, 0), (0, max(1, draws.shape[2] // 8)), *[(0, 0)] * (draws.ndim - 3)]
-    padded = np.pad(draws, padding, constant_values=low if draws.ndim == 3 else high)
-    return np.concatenate(list(padded), axis=1)
+    def tilts(self) -> Any:
+        """Under KL closeness, the tilts that the law is a mixture of, and their mean in the space of draws.
+
+        Returns:
+            a matplotlib figure: weights over θ, drawn where each particle has a law of tilts, along the two directions
+            of widest spread for k > 2; and the mean tilt as draws are looked at.
+
+        Raises:
+            ParameterError: the law is drawn without tilts.
+        """
+        if isinstance(self.fitted, FittedTransport):
+            raise ParameterError(
+                "Tilts make up laws under KL closeness, and this problem was solved under Wasserstein closeness.",
+                ways_out=["aligned.plot.gaps().", "ak.KL(weight=…)."],
+            )
+        found = tilts_of(self.fitted, self.plan.base.shape)
+        if found is None:
+            raise ParameterError(
+                f"This law is drawn without tilts: {self.plan.route}, by the backend {self.plan.backend!r}.",
+                ways_out=["aligned.plot.rewards() and aligned.plot.samples()."],
+            )
+        return tilts_figure(found)
+
+    def path(self) -> Any:
+        """Under KL closeness, the stages of annealing: the share of the reward, and the effective sample size.
+
+        Returns:
+            a matplotlib figure.
+
+        Raises:
+            ParameterError: nothing was annealed.
+        """
+        if isinstance(self.fitted, FittedTransport) or not self.fitted.moments.stages:
+            raise ParameterError(
+                "There is no path: this law was fitted without annealing.",
+                ways_out=["aligned.plot.rewards() and aligned.plot.samples().", "Under KL, engine='annealed'."],
+            )
+        return path_figure(self.fitted.moments.stages)
+
+    def _study(self, n: int, seed: int) -> Study:
+        self.check_fresh()
+        return study_of(self.plan, self.fitted, checked_count(n), seed=checked_seed(seed))
