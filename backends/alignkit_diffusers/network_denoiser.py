@@ -65,7 +65,8 @@ class NetworkDenoiser:
         sample = self.parametrisation.network_input(x, level).to(dtype)
         with evaluating(self.network):
             output = self.answer(sample, told)
-        output = without_learned_variance(output, sample)
+        # Weights that are brought to a device for the call leave the answer there.
+        output = without_learned_variance(output, sample).to(device)
         if output.shape != sample.shape:
             raise ShapeError(
                 f"The network {type(original_module(self.network)).__name__} answered with shape "
@@ -97,11 +98,10 @@ def place_of(network: Any) -> tuple[torch.device | None, torch.dtype | None]:
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     if device is None and held is not None and held.device.type != "meta":
         device = held.device
-    # What diffusers says itself accounts for weights stored in less than what is reckoned in.
-    named = getattr(module, "dtype", None)
-    dtype = named if isinstance(named, torch.dtype) and named.is_floating_point else None
-    if dtype is None and held is not None:
-        dtype = held.dtype
+    dtype = None if held is None else held.dtype
+    if dtype is not None and dtype.itemsize == 1:
+        # Weights stored in less than what is reckoned in; diffusers says what that is.
+        dtype = getattr(module, "dtype", dtype)
     return None if device is None else torch.device(device), dtype
 
 

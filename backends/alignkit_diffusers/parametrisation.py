@@ -206,7 +206,7 @@ class ElucidatedDiffusion(Parametrisation):
 class FlowMatching(Parametrisation):
     """The network sees x_t = (1 − t)x₀ + tz, t = σ/(1 + σ), and is told t times the number of timesteps.
 
-    A schedule may start at t = 1, where σ is infinite; that is read as sigma_max, the level of t = 1 − 1/N.
+    A schedule may start at t = 1, where σ is infinite; that is read as sigma_max.
 
     Arguments:
         train_timesteps: N, how many timesteps the scheduler counts.
@@ -222,8 +222,8 @@ class FlowMatching(Parametrisation):
     def sigma(self, timestep: Tensor) -> Tensor:
         """See `Parametrisation.sigma`."""
         # 1 − t cancels near t = 1, and more so in single precision.
-        wide = timestep.to(torch.float32 if timestep.device.type == "mps" else torch.float64)
-        found = wide / (self.train_timesteps - wide).clamp_min(0.5)
+        t = timestep.to(torch.float32 if timestep.device.type == "mps" else torch.float64) / self.train_timesteps
+        found = t / (1 - t).clamp_min(1e-12)
         return found.clamp(self.sigma_min, self.sigma_max).to(_float_type(timestep))
 
     def input_scale(self, sigma: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ _REASONS = {
 def parametrisation_of(scheduler: Any) -> Parametrisation:
     """What the network is given, told and predicts that a scheduler was made for.
 
-    Where a table ends in infinite noise (`rescale_betas_zero_snr`, flow matching at t = 1) it is cut at the last finite
-    level, which is then sigma_max.
+    Where a table ends in infinite noise it is cut at the last finite level, which is then sigma_max: that of the last
+    timestep but one with `rescale_betas_zero_snr`, and of t = 1 − 1/N in flow matching.
 
     Arguments:
         scheduler: a scheduler of diffusers; not changed.
@@ -120,9 +120,11 @@ def data_range_of(scheduler: Any) -> tuple[float, float] | None:
 
 
 def _flow_matching(prediction: Prediction, config: Any) -> FlowMatching:
-    # A shift changes which t a schedule visits, not what the network was told of each.
+    # A shift changes which t a schedule visits, not what the network was told of each. It was told of any t between 0
+    # and 1, and where a scheduler counts few timesteps they are only the unit of t.
     count = int(config["num_train_timesteps"])
-    return FlowMatching(prediction, sigma_min=1 / (count - 1), sigma_max=float(count - 1), train_timesteps=count)
+    finest = max(count, 1000)
+    return FlowMatching(prediction, sigma_min=1 / (finest - 1), sigma_max=float(finest - 1), train_timesteps=count)
 
 
 def _variance_preserving(scheduler: Any, prediction: Prediction, linear: bool) -> Parametrisation:

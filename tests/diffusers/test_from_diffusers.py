@@ -16,6 +16,7 @@ from torch import nn
 import alignkit as ak
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit_diffusers.law import DiffusersLaw
+from alignkit_diffusers.network_denoiser import place_of
 from tests.diffusers.networks import mixture, mixture_network
 
 DDPM = diffusers.DDPMScheduler(clip_sample=False)
@@ -405,3 +406,28 @@ class TestBadInput:
     def test_options_of_any_denoiser(self, option):
         with pytest.raises(ParameterError):
             ak.base.from_diffusers(unet(), DDPM, **option)
+
+
+class TestWhereANetworkLies:
+    def test_by_its_parameters(self):
+        assert place_of(unet().to(torch.bfloat16)) == (torch.device("cpu"), torch.bfloat16)
+        assert place_of(torch.compile(unet().double(), backend="eager")) == (torch.device("cpu"), torch.float64)
+
+    def test_without_parameters_or_by_a_buffer(self):
+        assert place_of(lambda sample, timestep: sample) == place_of(nn.Identity()) == (None, None)
+        assert place_of(mixture_network(mixture(), DDPM)) == (torch.device("cpu"), torch.float64)
+
+    def test_offloaded_parameters_are_not_where_it_is_called(self):
+        network = unet().to("meta")
+        assert place_of(network) == (None, torch.float32)
+        # What accelerate's hooks carry.
+        network._hf_hook = SimpleNamespace(execution_device="cuda:0")
+        assert place_of(network)[0] == torch.device("cuda", 0)
+
+    def test_weights_stored_in_eight_bits(self):
+        network = unet()
+        network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+        assert {weight.dtype for weight in network.parameters()} >= {torch.float8_e4m3fn}
+        assert place_of(network)[1] == torch.bfloat16
+        law = ak.base.from_diffusers(network, DDPM)
+        assert torch.isfinite(law.denoise(*rows(law))).all()

@@ -118,6 +118,13 @@ class TestEnds:
         flow = parametrisation_of(FlowMatchEulerDiscreteScheduler())
         assert flow.sigma(torch.as_tensor(given).reshape(1)).tolist() == [999.0]
 
+    def test_a_count_of_timesteps_may_be_only_their_unit(self):
+        unit, usual = (parametrisation_of(FlowMatchEulerDiscreteScheduler(n)) for n in (1, 1000))
+        sigma = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
+        torch.testing.assert_close(1000 * unit.timestep(sigma), usual.timestep(sigma))
+        torch.testing.assert_close(unit.sigma(unit.timestep(sigma)), sigma)
+        assert (unit.sigma_min, unit.sigma_max) == (usual.sigma_min, usual.sigma_max)
+
     def test_a_table_without_signal_at_its_end_is_cut_there(self):
         scheduler = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
         assert scheduler.alphas_cumprod[-1] == 0
