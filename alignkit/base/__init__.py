@@ -40,7 +40,8 @@ def from_diffusers(model: Any, scheduler: Any = None, **options: Any) -> Denoise
     Arguments:
         model: a pipeline with a `unet` or a `transformer`; a network by itself, that is any callable `(sample (n,
             *shape), timestep (n,))`; or a folder that `save_pretrained` wrote of either, with weights in safetensors.
-        scheduler: in the place of the pipeline's own; needed with a network by itself.
+        scheduler: in the place of the pipeline's own; needed with a network by itself. A flow-matching network that is
+            told t, and not t·1000, belongs to `FlowMatchEulerDiscreteScheduler(num_train_timesteps=1)`.
         **options: any of these, by name:
 
             - shape: that of one sample, such as (3, 32, 32), where the network does not say it, or says another.
