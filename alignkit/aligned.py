@@ -296,6 +296,32 @@ class Aligned:
         write_report(file, report_html(findings))
         return file
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a file, for `ak.load`: numbers and JSON in the format of safetensors, nothing executable.
+
+        The file holds the problem as it was declared, the plan, the certificate, and what the sampler draws from. It
+        holds no network and no function of your own: those are declared again when it is loaded.
+
+        Arguments:
+            path: of the file; its folder must exist. What was there is replaced in one step.
+
+        Raises:
+            ParameterError: the path is a folder, or a backend made a sampler of its own kind.
+            StaleFitError: a parameter of the problem has changed since the fit.
+            OSError: the file cannot be written.
+
+        Example:
+            >>> import alignkit as ak
+            >>> x = ak.Variable((2,))
+            >>> aligned = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0)).solve(seed=0)
+            >>> aligned.save("bright.alignkit")  # doctest: +SKIP
+        """
+        # Imported here, as most programs never save results.
+        from alignkit.saving.result import Result, write_result
+
+        self._check_fresh()
+        write_result(path, Result(self.plan, self.certificate, self.status, self.fitted, self.declared))
+
     def _check_fresh(self) -> None:
         changed = [parameter.name for parameter, version in self.versions if parameter.version != version]
         if changed:

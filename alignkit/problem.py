@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import array_api_compat
 import numpy as np
-from numpy.typing import NDArray
 
 from alignkit import registry
 from alignkit.aligned import Aligned
@@ -46,7 +44,7 @@ from alignkit.noise import checked_seed
 from alignkit.report.progress import progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
 from alignkit.tilting.fitted import FittedTilt
-from alignkit.tilting.heuristic import fit_heuristic
+from alignkit.tilting.heuristic import fit_heuristic, values_on_host
 from alignkit.tilting.law_fit import fit_law
 from alignkit.transport.family import MapFamily
 from alignkit.transport.fitted import FittedTransport
@@ -389,7 +387,9 @@ class Problem:
         fitted: FittedTilt
         if target is None:
             constant = 0.0
-            fitted = fit_heuristic(asked, sampler.open(asked), self._reward_of, weight, seed=seed, progress=progress)
+            fitted = fit_heuristic(
+                asked, sampler.open(asked), values_on_host(self.reward), weight, seed=seed, progress=progress
+            )
         else:
             constant = plan.composition.constant
             fitted = fit_tilt(target, sampler, engine=engine, seed=seed, progress=progress)
@@ -457,12 +457,6 @@ class Problem:
             if last is not None and self.parameters and is_free and last.plan.backend == plan.backend:
                 session = last.session
         return MapFamily(plan.composition, closeness.cost, plan.request, solver, session)
-
-    def _reward_of(self, x: Any) -> NDArray[np.float64]:
-        """r of draws in the engine's own arrays, (n, *shape) to (n,), on the host."""
-        values = self.reward.value(x)
-        found = values.cpu().numpy() if array_api_compat.is_torch_array(values) else np.asarray(values)
-        return found.astype(np.float64).reshape(-1)
 
     def __repr__(self) -> str:
         subject = "".join(f", {constraint}" for constraint in self.constraints)

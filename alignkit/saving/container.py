@@ -66,20 +66,17 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any], arrays
         )
     # The widest types first, so that every array begins where its type may be read from memory as it is.
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    header, pieces, end = {}, [], 0
+    header, pieces, end = {}, {}, 0
     for name, array in ordered:
         code = _NAMES.get(array.dtype.newbyteorder("<"))
         if code is None:
             raise ParameterError(f"An array of type {array.dtype} cannot be saved, only numbers and Booleans.")
-        piece = np.ascontiguousarray(array, dtype=_TYPES[code])
+        piece = np.ascontiguousarray(array, dtype=_TYPES[code]).reshape(array.shape)
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [end, end + piece.nbytes]}
-        pieces.append(piece)
+        pieces[name] = piece
         end += piece.nbytes
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    checksum = _checksum(text, header)
-    for piece in pieces:
-        checksum.update(piece.data if piece.nbytes else b"")
-    texts = {"format": _NAME, "version": str(FORMAT), "document": text, "sha256": checksum.hexdigest()}
+    texts = {"format": _NAME, "version": str(FORMAT), "document": text, "sha256": _checksum(text, pieces)}
     start = json.dumps({"__metadata__": texts} | header, ensure_ascii=False, separators=(",", ":")).encode()
     # Padded with spaces, so that the arrays begin at a multiple of eight bytes.
     start += b" " * (-len(start) % 8)
@@ -87,8 +84,8 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any], arrays
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(len(start).to_bytes(8, "little") + start)
-            for piece in pieces:
-                file.write(piece.data if piece.nbytes else b"")
+            for piece in pieces.values():
+                file.write(_bytes_of(piece))
             file.flush()
             os.fsync(file.fileno())
         # Temporary files are for their owner alone; a result is for whom the user's other files are.
@@ -132,16 +129,24 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, N
     text = texts.get("document")
     if not isinstance(text, str):
         raise SavedResultError(f"{str(place)!r} has no document.", ways_out=_DAMAGED)
-    checksum = _checksum(text, header)
-    checksum.update(data.data)
-    if checksum.hexdigest() != texts.get("sha256"):
+    arrays = {name: _array(data, entry) for name, entry in header.items()}
+    if _checksum(text, arrays) != texts.get("sha256"):
         raise SavedResultError(f"{str(place)!r} is not as it was written: its checksum is another.", ways_out=_DAMAGED)
-    return json.loads(text), {name: _array(data, entry) for name, entry in header.items()}
+    return json.loads(text), arrays
 
 
-def _checksum(text: str, header: Mapping[str, Any]) -> Any:
-    """Of the document and the table of arrays; the arrays themselves are still to be added."""
-    return hashlib.sha256((text + json.dumps(header, sort_keys=True)).encode())
+def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of the document and the arrays, in whatever order these lie in the file."""
+    found = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(_bytes_of(array))
+    return found.hexdigest()
+
+
+def _bytes_of(array: NDArray[Any]) -> Any:
+    # An empty array has no memory to look at.
+    return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def _header(file: Any, place: Path) -> tuple[dict[str, Any], int]:
@@ -161,9 +166,8 @@ def _header(file: Any, place: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(raw)
     except ValueError:
         raise _foreign(place, "something else, or damaged") from None
-    entries = (
-        [entry for name, entry in header.items() if name != "__metadata__"] if isinstance(header, dict) else [None]
-    )
+    named = header if isinstance(header, dict) else {"": None}
+    entries: list[Any] = [entry for name, entry in named.items() if name != "__metadata__"]
     if not all(_is_entry(entry) for entry in entries):
         raise SavedResultError(f"The header of {str(place)!r} is damaged.", ways_out=_DAMAGED)
     end = 0
@@ -171,7 +175,7 @@ def _header(file: Any, place: Path) -> tuple[dict[str, Any], int]:
         if first != end:
             raise SavedResultError(f"The arrays of {str(place)!r} do not follow each other.", ways_out=_DAMAGED)
         end = last
-    return header, end
+    return named, end
 
 
 def _is_entry(entry: Any) -> bool:
