@@ -187,6 +187,14 @@ CASES = {
         "Leave these rows out",
         beside_a_switch,
     ),
+    "no saved result": Case(
+        errors.SavedResultError,
+        lambda: ak.load(__file__),
+        Path(__file__).name,
+        "is not a result that alignkit saved",
+        "aligned.save(path)",
+        None,
+    ),
     "stale fit": Case(errors.StaleFitError, stale, "abs(x[0, 0] - target)", "target changed", "problem.solve", None),
 }
 
