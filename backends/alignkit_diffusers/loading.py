@@ -15,6 +15,8 @@ __all__ = ["Parts", "parts_of"]
 
 # Where pipelines keep the network that denoises.
 _PLACES = ("unet", "transformer")
+# What takes part in each of its answers, or takes over from it.
+_BESIDE = {"adapter", "controlnet", "transformer_2", "unet_2"}
 _PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
 
 
@@ -72,15 +74,19 @@ def _name(network: Any) -> str:
 
 
 def _network_of(pipeline: Any) -> Callable[..., Any]:
-    found = [getattr(pipeline, place, None) for place in _PLACES]
-    networks = [network for network in found if network is not None]
-    second = [name for name in pipeline.components if name in {"unet_2", "transformer_2"} and pipeline.components[name]]
-    if len(networks) != 1 or second:
-        named = ", ".join(sorted(pipeline.components))
+    components = {name: part for name, part in pipeline.components.items() if part is not None}
+    networks = [components[place] for place in _PLACES if place in components]
+    if len(networks) != 1:
         raise ParameterError(
             f"{type(pipeline).__name__} does not have one denoising network, under the name "
-            f"{' or '.join(map(repr, _PLACES))}; its components are {named}.",
+            f"{' or '.join(map(repr, _PLACES))}; its components are {', '.join(sorted(components))}.",
             ways_out=["Pass the network itself, and scheduler=."],
+        )
+    beside = sorted(_BESIDE.intersection(components))
+    if beside:
+        raise ParameterError(
+            f"The network of {type(pipeline).__name__} does not denoise alone: {', '.join(beside)} has a part in it.",
+            ways_out=["Pass a callable (sample, timestep) that calls both, and scheduler= and shape=."],
         )
     network: Callable[..., Any] = networks[0]
     return network

@@ -343,6 +343,16 @@ class TestBadInput:
         with pytest.raises(ParameterError, match="'unet' or 'transformer'; its components are decoder, scheduler"):
             ak.base.from_diffusers(Other(unet(), DDPM))
 
+    def test_a_network_that_does_not_denoise_alone(self):
+        class Controlled(diffusers.DiffusionPipeline):
+            def __init__(self, unet, controlnet, scheduler):
+                super().__init__()
+                self.register_modules(unet=unet, controlnet=controlnet, scheduler=scheduler)
+
+        with pytest.raises(ParameterError, match="Controlled does not denoise alone: controlnet"):
+            ak.base.from_diffusers(Controlled(unet(), unet(), DDPM))
+        assert ak.base.from_diffusers(Controlled(unet(), None, DDPM)).shape == (1, 8, 8)
+
     @pytest.mark.parametrize("shape", [(1, 8), (8, 8, 1), (2, 8, 8)])
     def test_a_shape_that_disagrees_with_the_network(self, shape):
         with pytest.raises(ShapeError, match="3 axes, the first its 1 channels"):
