@@ -1,5 +1,25 @@
 """Solvers by name, and the way from noise to draws with one of them.
 
+Which preserve the law? All do in the limit of many steps; what differs is how fast. Measured on a mixture of eight
+modes in 16 dimensions, known through its exact denoiser, on Karras' schedule from σ = 80 to 0.002: the root mean square
+distance to the nearest mode, 2.00 in truth (± 0.002), and the mean sliced-W2 distance to the law, over 30 seeds of
+2,000 draws, divided by that of exact draws, which is as good as can be (± 0.06): of the law itself, and of its tilt by
+‖θ‖ = 2 (± 0.08).
+
+| solver | order | rms at 16, 31, 50, 100 NFE | sliced W2 at 31, 50, 100 NFE | the same, tilted |
+| --- | --- | --- | --- | --- |
+| "dpm_solver_2m" | 2 | 2.15, 2.04, 2.02, 2.01 | 1.03, 1.03, 1.03 | 1.09, 1.10, 1.10 |
+| "heun" | 2 | 2.80, 2.14, 2.05, 2.01 | 1.12, 1.04, 1.03 | 1.19, 1.11, 1.10 |
+| "sde" | 2 | 2.32, 2.09, 2.04, 2.01 | 1.07, 1.00, 1.12 | 1.29, 1.17, 1.08 |
+| "ddim" | 1 | 1.84, 1.89, 1.93, 1.96 | 1.28, 1.11, 1.04 | 1.69, 1.34, 1.15 |
+| "ancestral" | 1 | 1.50, 1.68, 1.79, 1.89 | 1.68, 1.34, 1.21 | 3.43, 2.40, 1.56 |
+
+So: "dpm_solver_2m" unless there is a reason. The deterministic ones are maps from noise to draws. "ancestral" is too
+narrow, by 25 % at 16 steps, 16 % at 31, 11 % at 50 and 6 % at 100; "sde" is the stochastic one that keeps the law, from
+50 evaluations on. Drawing afresh all noise in each step, as diffusers' FlowMatchEulerDiscreteScheduler does under
+`stochastic_sampling=True`, leaves out in every step how far x₀ is spread around what is denoised: 1.35 after 50 steps,
+1.40 after 200 (`tests/diffusers/test_law_preservation.py`).
+
 Steps are the same few operations each time, on numbers that lie on the device before the first: no step reads anything
 back or waits for the host, and one compiled step serves all of them.
 """
