@@ -434,6 +434,16 @@ class TestWhereANetworkLies:
         network._hf_hook = SimpleNamespace(execution_device="cuda:0")
         assert place_of(network)[0] == torch.device("cuda", 0)
 
+    @pytest.mark.parametrize(
+        "scheduler", [DDPM, diffusers.EDMEulerScheduler(), diffusers.FlowMatchEulerDiscreteScheduler()]
+    )
+    def test_nothing_is_read_back_from_where_it_lies(self, scheduler):
+        """Tensors on the meta device have no values: whatever reads one raises."""
+        law = ak.base.from_diffusers(unet(), scheduler)
+        law.network.to("meta")
+        x, sigma = (part.to("meta") for part in rows(law))
+        assert law.denoise(x, sigma).shape == x.shape
+
     def test_weights_stored_in_eight_bits(self):
         network = unet()
         network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
