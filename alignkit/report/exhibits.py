@@ -14,7 +14,7 @@ from alignkit.report.distributions import cost_histogram, gap_histogram, rewards
 from alignkit.report.findings import Findings
 from alignkit.report.path import path_figure
 from alignkit.report.pictures import Ink
-from alignkit.report.samples import Kind, kind_of, panel_figures, shown_at_once
+from alignkit.report.samples import Kind, kind_of, panel_figures
 from alignkit.report.style import new_figure
 from alignkit.report.svg import inline_svg
 from alignkit.report.tilts import draw_mean_tilt, draw_tilt_weights
@@ -31,11 +31,10 @@ _COARSE = 64
 def draws_html(findings: Findings) -> str:
     """Draws before and after: pairs under transport, else two groups."""
     study = findings.study
-    shape = study.before.shape[1:]
+    shape = study.seen_before.shape[1:]
     if kind_of(shape) is Kind.PICTURE:
         return _pairs(findings) if study.is_paired else _groups(findings)
-    count = shown_at_once(shape)
-    panels = {"Base draws": study.before[:count], "Aligned draws": study.after[:count]}
+    panels = {"Base draws": study.seen_before, "Aligned draws": study.seen_after}
     if study.is_paired:
         note = "Each of the second is one of the first, moved."
     else:
@@ -51,12 +50,12 @@ def draws_html(findings: Findings) -> str:
 def _pairs(findings: Findings) -> str:
     study = findings.study
     assert study.costs is not None
-    ink, items = Ink.of(study.before), []
-    for row in range(min(_PAIRS, len(study.before))):
+    ink, items = Ink.of(study.seen_before), []
+    for row in range(min(_PAIRS, len(study.seen_before))):
         before, after = _numbers(study.rewards_before[row], study.rewards_after[row])
         images = (
-            _picture(ink, study.before[row], f"Base draw {row + 1}, reward {before}"),
-            _picture(ink, study.after[row], f"The same draw moved, reward {after}"),
+            _picture(ink, study.seen_before[row], f"Base draw {row + 1}, reward {before}"),
+            _picture(ink, study.seen_after[row], f"The same draw moved, reward {after}"),
         )
         caption = f"r: {before} → {after}<br>cost {_numbers(study.costs[row])[0]}"
         pair = f'<div class="pair">{images[0]}<span aria-hidden="true">→</span>{images[1]}</div>'
@@ -66,10 +65,10 @@ def _pairs(findings: Findings) -> str:
 
 def _groups(findings: Findings) -> str:
     study, parts = findings.study, []
-    ink = Ink.of(study.before)
+    ink = Ink.of(study.seen_before)
     for name, draws, rewards in (
-        ("Base draws", study.before, study.rewards_before),
-        ("Aligned draws", study.after, study.rewards_after),
+        ("Base draws", study.seen_before, study.rewards_before),
+        ("Aligned draws", study.seen_after, study.rewards_after),
     ):
         items = []
         for row in range(min(_PICTURES, len(draws))):

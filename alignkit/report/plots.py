@@ -64,8 +64,8 @@ class Plots:
             >>> problem = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0))
             >>> figure = problem.solve(seed=0).plot.samples()
         """
-        study = self._study(shown_at_once(self.plan.base.shape) if n is None else n, seed)
-        return sample_figure({"before": study.before, "after": study.after})
+        study = self._study(shown_at_once(self.plan.base.shape) if n is None else n, seed, shown=n)
+        return sample_figure({"before": study.seen_before, "after": study.seen_after})
 
     def rewards(self, n: int = _ROWS, *, seed: int = 0) -> Any:
         """Histograms of the reward before and after alignment, on a common axis.
@@ -145,6 +145,6 @@ class Plots:
             )
         return path_figure(self.fitted.moments.stages)
 
-    def _study(self, n: int, seed: int) -> Study:
+    def _study(self, n: int, seed: int, shown: int | None = None) -> Study:
         self.check_fresh()
-        return study_of(self.plan, self.fitted, checked_count(n), seed=checked_seed(seed))
+        return study_of(self.plan, self.fitted, checked_count(n), seed=checked_seed(seed), shown=shown)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from alignkit.compiler.plan import Plan
 from alignkit.contracts import Floats, Progress
+from alignkit.errors import ParameterError
 from alignkit.noise import fold_seed
+from alignkit.report.samples import shown_at_once
 from alignkit.tilting.fitted import FittedTilt
 from alignkit.transport.fitted import FittedTransport
 from alignkit.transport.randomised import RandomisedMap
@@ -29,6 +31,7 @@ class Study:
         rewards_before, rewards_after: r of each, (n,), without utilities of expectations.
         gaps: the relative gap of each move, (n,); None under KL.
         costs: of each move, (n,), in units of cost; None under KL.
+        seen_before, seen_after: the first few draws as they are looked at, which of latents are pictures.
         device: where the draws were made, as the engine names it.
     """
 
@@ -38,6 +41,8 @@ class Study:
     rewards_after: Floats
     gaps: Floats | None
     costs: Floats | None
+    seen_before: NDArray[np.floating]
+    seen_after: NDArray[np.floating]
     device: str
 
     @property
@@ -47,7 +52,13 @@ class Study:
 
 
 def study_of(
-    plan: Plan, fitted: FittedTilt | FittedTransport, rows: int, *, seed: int, progress: Progress = None
+    plan: Plan,
+    fitted: FittedTilt | FittedTransport,
+    rows: int,
+    *,
+    seed: int,
+    shown: int | None = None,
+    progress: Progress = None,
 ) -> Study:
     """Draw from a fitted law and from its base.
 
@@ -56,6 +67,7 @@ def study_of(
         fitted: the sampler.
         rows: how many draws of each.
         seed: fixes them; the same as the seed of `sample`.
+        shown: how many are looked at one by one; if None as many as a figure shows well.
         progress: told how far it is.
     """
     before = plan.base.sample(rows, seed=seed, progress=progress)
@@ -69,6 +81,7 @@ def study_of(
         after, gaps, costs = fitted.sample(rows, seed=seed, progress=progress), None, None
     # A reward that is the user's own function may take the engine's arrays alone.
     own = before if gaps is not None else _like(before, after)
+    first = slice(shown_at_once(plan.base.shape) if shown is None else shown)
     return Study(
         before=np.asarray(before),
         after=_host(after),
@@ -76,6 +89,8 @@ def study_of(
         rewards_after=_rewards(plan, after),
         gaps=gaps,
         costs=costs,
+        seen_before=_seen(plan, before[first]),
+        seen_after=_seen(plan, _host(after[first])),
         device=str(array_api_compat.device(after)),
     )
 
@@ -83,6 +98,18 @@ def study_of(
 def _rewards(plan: Plan, x: Any) -> Floats:
     exact = x if plan.is_heuristic else _host(x).astype(np.float64)
     return np.asarray(_host(plan.diagnosis.reward.value(exact)), dtype=np.float64).reshape(-1)
+
+
+def _seen(plan: Plan, draws: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Draws as pictures where the base law is of latents and has a decoder."""
+    decode = getattr(plan.base, "decode", None)
+    if decode is None:
+        return draws
+    try:
+        return _host(decode(draws))
+    except ParameterError:
+        # The method is there, and this law's draws are the pictures themselves.
+        return draws
 
 
 def _like(x: NDArray[np.floating], other: Any) -> Any:

@@ -25,7 +25,7 @@ _FEW = 60
 #: The largest mark of a tilt, in square points.
 _LARGEST_MARK = 240.0
 #: That of a draw of a tilt, and how many of them are shown.
-_SMALL_MARK, _MOST_DRAWS = 9.0, 1024
+_SMALL_MARK, _MOST_DRAWS = 9.0, 512
 #: A measure's outermost nodes hold next to nothing, and would set the scale.
 _LEFT_OUT = 1e-3
 

@@ -198,3 +198,30 @@ def test_a_number_of_draws_is_checked(n):
     for figure in (plot.samples, plot.rewards):
         with pytest.raises(ak.errors.ParameterError, match="positive integer"):
             figure(n)
+
+
+class Latent(ak.base.Gaussian):
+    """A law of latents with a decoder: each number becomes a square of it."""
+
+    def decode(self, latents):
+        return np.repeat(np.repeat(latents, 4, axis=-2), 4, axis=-1)[:, :1]
+
+
+class TestLatents:
+    def test_are_looked_at_as_pictures(self, tmp_path):
+        base = Latent(np.zeros((4, 3, 3)), np.eye(36))
+        x = ak.Variable((4, 3, 3))
+        aligned = ak.Problem(ak.sum(x), base, ak.KL(weight=10.0)).solve(seed=0)
+        strip = aligned.plot.samples(5, seed=1).axes[0].images[0].get_array()
+        np.testing.assert_array_equal(strip[:, :12], base.decode(base.sample(5, seed=1))[0, 0])
+        text = aligned.report(tmp_path / "a.html", n=20).read_text()
+        assert text.count('width="12" height="12"') == 32
+
+    def test_a_decoder_that_there_is_not_is_not_asked_for_again(self):
+        class Plain(ak.base.Gaussian):
+            def decode(self, latents):
+                raise ak.errors.ParameterError("no autoencoder")
+
+        x = ak.Variable(2)
+        aligned = ak.Problem(x[0], Plain([0.0, 0.0], 1.0), ak.KL(weight=1.0)).solve(seed=0)
+        assert len(aligned.plot.samples(7).axes[0].lines[0].get_xdata()) == 7
