@@ -14,8 +14,8 @@ __all__ = ["Visit", "visit"]
 
 # Schedulers with these stop between two of their levels, at one that `sigmas` does not hold.
 _BETWEEN = ("sigmas_interpol", "mid_point_sigma")
-# What a timestep may lose to half precision on its way to the network.
-_HALF_ROUNDING = 2.0**-8
+# What a timestep may lose on its way to the network: to a division in single precision, or to half precision.
+_SINGLE_ROUNDING, _HALF_ROUNDING = 1e-6, 2.0**-8
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ def visit(scheduler: Any, timestep: float, parametrisation: Parametrisation) -> 
 def _index(planned: list[float], timestep: float, step: int) -> int | None:
     """Which of a run's timesteps this is: the next, if rounded timesteps repeat, or any."""
     following = planned[step] if step < len(planned) else math.nan
-    if timestep == following:
+    if _is_near(timestep, following, _SINGLE_ROUNDING):
         return step
-    if timestep in planned:
-        return planned.index(timestep)
-    return step if abs(timestep - following) <= _HALF_ROUNDING * abs(following) else None
+    for index, candidate in enumerate(planned):
+        if _is_near(timestep, candidate, _SINGLE_ROUNDING):
+            return index
+    return step if _is_near(timestep, following, _HALF_ROUNDING) else None
+
+
+def _is_near(timestep: float, other: float, share: float) -> bool:
+    return abs(timestep - other) <= share * abs(other)
 
 
 def _level(sigma: float, parametrisation: Parametrisation) -> float:
