@@ -327,20 +327,22 @@ def solve_over_polytope(polytope: DualPolytope, residuals: Floats) -> SparseMove
     """
     constraints = polytope.constraints
     residuals = np.ascontiguousarray(residuals, dtype=np.float64)
-    base = np.zeros(len(residuals))
+    base = np.zeros(1)  # of all rows
     if constraints.has_top:
         base = constraints.weights[0] * residuals[:, -1]
         residuals = np.ascontiguousarray(residuals[:, :-1] - residuals[:, -1:])
     rows, k = residuals.shape
     coordinates, amounts = np.zeros((rows, k), dtype=np.int64), np.zeros((rows, k))
-    value, gap = np.empty((2, rows))
+    # Apart, arrays are small enough for the allocator to hand out the pages that it knows.
+    value, gap = np.empty(rows), np.empty(rows)
     todo = np.ones(rows, dtype=np.bool_)
     answers = coordinates, amounts, value, gap, todo
     if polytope.listed is not None:
         count = polytope.listed.vertices.shape[1]
         _look_up(residuals, base, constraints, polytope.listed, *answers, np.empty(count), np.empty((4, k)))
     # Where a vertex's bases do not settle a row, pivots do.
-    _pivot(residuals, base, constraints, *polytope.tables, *answers)
+    if todo.any():
+        _pivot(residuals, base, constraints, *polytope.tables, *answers, _room(polytope))
     gap[todo] = np.where(np.isfinite(gap[todo]), gap[todo], np.inf)
     return SparseMoves(coordinates, amounts, value, gap, todo)
 
@@ -397,7 +399,8 @@ def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, 
     multipliers, trial, vertex, rest = work[0], work[1], work[2], work[3]
     for row in range(residuals.shape[0]):
         s = residuals[row]
-        size = _scale(s, base[row], constraints)
+        start = base[row if base.size > 1 else 0]
+        size = _scale(s, start, constraints)
         if not np.isfinite(size):
             continue
         best = _heights(listed.vertices, s, heights)
@@ -416,7 +419,7 @@ def _look_up(residuals, base, constraints, listed, coordinates, amounts, value, 
         for j in range(k):
             vertex[j] = sign * listed.vertices[j, best]
         value[row], gap[row] = _record(
-            s, base[row], constraints, listed.bases[best], multipliers, vertex, listed.excess[best],
+            s, start, constraints, listed.bases[best], multipliers, vertex, listed.excess[best],
             coordinates[row], amounts[row], rest,
         )  # fmt: skip
         todo[row] = not gap[row] <= _SETTLED * size
@@ -464,29 +467,58 @@ def _multipliers(inverse, side, height, s, multipliers):  # type: ignore[no-unty
     return least
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, value, gap, todo):  # type: ignore[no-untyped-def]
+class Room(NamedTuple):
+    """What the simplex method writes to, its contents without meaning between calls.
+
+    Arguments:
+        inverse: vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others, (k, k).
+        correction: of these, (k, k).
+        vertex, multipliers, sides, entering, ratios, rest: (k,).
+        basis: the constraints in it, (k,).
+        single: the vertex, and 1 where normals have a further entry, in float32.
+        prices, keys: the same numbers, see `_price`.
+    """
+
+    inverse: Floats
+    correction: Floats
+    vertex: Floats
+    multipliers: Floats
+    sides: Floats
+    entering: Floats
+    ratios: Floats
+    rest: Floats
+    basis: NDArray[np.int64]
+    single: NDArray[np.float32]
+    prices: NDArray[np.float32]
+    keys: NDArray[np.int32]
+
+
+def _room(polytope: DualPolytope) -> Room:
+    k, (table, limits) = polytope.constraints.normals.shape[1], polytope.tables
+    single = np.zeros(table.shape[1], dtype=np.float32)
+    single[k : k + 1] = 1.0
+    prices = np.empty(limits.shape, dtype=np.float32)
+    basis = np.empty(k, dtype=np.int64)
+    return Room(*np.empty((2, k, k)), *np.empty((6, k)), basis, single, prices, prices.view(np.int32))
+
+
+@compiled
+def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, value, gap, todo, room):  # type: ignore[no-untyped-def]
     """Run the dual simplex method on the rows to do; those that it finishes are done."""
     k = residuals.shape[1]
     normals, centres, bounds = constraints.normals, constraints.centres, constraints.bounds
-    single = np.zeros(table.shape[1], dtype=np.float32)
-    if single.size > k:
-        single[k] = 1.0
-    prices = np.empty(limits.shape, dtype=np.float32)
-    keys = prices.view(np.int32)
+    inverse, vertex, multipliers, sides = room.inverse, room.vertex, room.multipliers, room.sides
+    entering, ratios, basis, single = room.entering, room.ratios, room.basis, room.single
     farthest = 0.0
-    for centre in centres:
-        farthest = max(farthest, abs(centre))
-    # Vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others.
-    inverse = np.empty((k, k))
-    vertex, multipliers, sides, entering, ratios, rest = np.empty((6, k))
-    basis = np.empty(k, dtype=np.int64)
+    for c in range(centres.size):
+        farthest = max(farthest, abs(centres[c]))
     patience = 200 * (k + 10)
     for row in range(residuals.shape[0]):
         if not todo[row]:
             continue
         s = residuals[row]
-        size = _scale(s, base[row], constraints)
+        start = base[row if base.size > 1 else 0]
+        size = _scale(s, start, constraints)
         if not np.isfinite(size):
             value[row] = gap[row] = np.nan
             continue
@@ -504,9 +536,9 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
                 length += vertex[j] * vertex[j]
             # The normals, centres and p in float32, and their product: rounding, as the normals have length 1.
             rounding = (k + 9) * _SINGLE_EPS * (math.sqrt(length) + farthest)
-            violation, q = _price(table, limits, single, prices, keys)
+            violation, q = _price(table, limits, single, room.prices, room.keys)
             if violation <= rounding or cautious:
-                q, excess = _price_exactly(normals, centres, bounds, vertex, prices, rounding, cautious)
+                q, excess = _price_exactly(normals, centres, bounds, vertex, room.prices, rounding, cautious)
             if q >= 0:
                 if not _exchange(
                     q, normals, centres, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
@@ -514,20 +546,20 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
                     break
                 continue
             value[row], gap[row] = _record(
-                s, base[row], constraints, basis, multipliers, vertex, excess, coordinates[row], amounts[row], rest
+                s, start, constraints, basis, multipliers, vertex, excess, coordinates[row], amounts[row], room.rest
             )
             if gap[row] <= _SETTLED * size or refreshed == 2:
                 todo[row] = False
                 break
             refreshed += 1
-            _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, vertex)
+            _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, room.correction, vertex)
         if todo[row]:
             value[row], gap[row] = np.nan, np.inf
             for j in range(k):
                 coordinates[row, j], amounts[row, j] = 0, 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}, _nrt=False)
 def _exchange(q, normals, centres, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
     """Let a violated constraint enter the basis; False where none can leave."""
     k = vertex.size
@@ -564,12 +596,13 @@ def _exchange(q, normals, centres, bounds, basis, sides, multipliers, inverse, v
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, vertex):  # type: ignore[no-untyped-def]
+@inlined
+def _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, correction, vertex):  # type: ignore[no-untyped-def]
     """Take a step of Newton's method for the inverse of the basis, where rounding has gathered in it."""
     k = s.size
-    correction = np.zeros((k, k))
     for j in range(k):
+        for i in range(k):
+            correction[j, i] = 0.0
         for c in range(k):
             defect = 1.0 if c == j else 0.0
             for i in range(k):
@@ -591,7 +624,7 @@ def _refresh(s, normals, centres, bounds, basis, sides, multipliers, inverse, ve
             vertex[i] += level * inverse[j, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def _ratio_test(entering, multipliers, sides, basis, bounds, slope, ratios, cautious):  # type: ignore[no-untyped-def]
     """Which constraint leaves, and the step; those passed before it change to their other bound, unless cautious."""
     k = entering.size
@@ -618,7 +651,7 @@ def _ratio_test(entering, multipliers, sides, basis, bounds, slope, ratios, caut
         sides[leaving] = -sides[leaving]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}, _nrt=False)
 def _price(table, limits, vertex, prices, keys):  # type: ignore[no-untyped-def]
     """Write |⟨n_c, p⟩| − h_c in float32; returns the largest, and its constraint, or −1 where none is positive.
 
@@ -651,17 +684,17 @@ def _price(table, limits, vertex, prices, keys):  # type: ignore[no-untyped-def]
     return prices[where, place], where * width + place
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def _price_exactly(normals, centres, bounds, vertex, prices, margin, first):  # type: ignore[no-untyped-def]
     """The constraint violated most, or first, beyond rounding, −1 where none is; and the largest relative excess.
 
     Prices in float32 that are below −margin prove their constraints.
     """
     k = vertex.size
-    flat = prices.ravel()
+    chunk = prices.shape[1]
     worst, excess, where = 0.0, 0.0, -1
     for c in range(bounds.size):
-        if flat[c] < -margin:
+        if prices[c // chunk, c % chunk] < -margin:
             continue
         away = -centres[c]
         size = abs(away)
