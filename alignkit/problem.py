@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ from alignkit.expressions.atoms.lipschitz import black_box
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.imported import is_cvxpy
 from alignkit.noise import checked_seed
-from alignkit.report.progress import progress_lines
+from alignkit.report.progress import Narrator, progress_lines
 from alignkit.tilting.engines import choose_engine, fit_tilt
 from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.heuristic import fit_heuristic, values_on_host
@@ -297,7 +298,7 @@ class Problem:
             heuristic: under KL, allow annealed Monte Carlo without a bound where no other route takes the reward.
             ridge: κ > 0 relaxes constraints to a penalty of ‖left − right‖²/2κ, in units of reward; None or 0 has them
                 hold.
-            verbose: print the plan before solving.
+            verbose: print the plan, and the time of each stage when it ends; the logger `alignkit` is always told.
             progress: True shows progress lines, False none, None only in a terminal.
 
         Returns:
@@ -310,27 +311,30 @@ class Problem:
             IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
-        seed, start = checked_seed(seed), time.perf_counter()
+        seed, start, narrator = checked_seed(seed), time.perf_counter(), Narrator(verbose)
         kappa = self._checked_ridge(ridge)
         options = (backend, device, tolerance)
         plan = self._planned_again(options) or self.compile(
             backend=backend, device=device, tolerance=tolerance, heuristic=heuristic
         )
         self._check_choices(plan, engine, tolerance)
-        if verbose:
-            print(plan)
+        narrator.say(plan, logging.DEBUG)
+        narrator.say_time(f"Planned: {plan.route}, backend {plan.backend!r},")
         versions = tuple((parameter, parameter.version) for parameter in self.parameters)
-        with progress_lines(progress) as report:
+        found: tuple[KLCertificate | TransportCertificate, Status, FittedTilt | FittedTransport]
+        with progress_lines(progress, narrator) as report:
             if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
                 fit = partial(self._fit_law, ridge=kappa) if self._asks_of_law else self._fit_tilt
                 found = fit(plan, plan.request, sampler, engine=engine, seed=seed, progress=report)
                 self._last = _Solved(options, versions, plan, sampler)
-                return Aligned(plan, *found, versions, self._declared(seed, start))
-            maps = self._maps(plan, versions)
-            moved = self._fit_transport(plan, maps, seed=seed, progress=report)
-            self._last = _Solved(options, versions, plan, maps.solver, maps.session)
-            return Aligned(plan, *moved, versions, self._declared(seed, start))
+            else:
+                maps = self._maps(plan, versions)
+                found = self._fit_transport(plan, maps, seed=seed, progress=report)
+                self._last = _Solved(options, versions, plan, maps.solver, maps.session)
+        certificate, status, fitted = found
+        narrator.say_time(f"{status} Done")
+        return Aligned(plan, certificate, status, fitted, versions, self._declared(seed, start))
 
     def _declared(self, seed: int, start: float) -> Declaration:
         """The problem as a result remembers it, solved since a time of `time.perf_counter`."""
