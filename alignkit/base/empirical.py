@@ -129,7 +129,7 @@ class Empirical(ExactLaw):
         on_host = str(array_api_compat.device(x)) == "cpu"
         step = max(1, (_CACHE_ENTRIES if on_host else _BLOCK_ENTRIES) // self.data.shape[0])
         parts = []
-        for start in range(0, flat.shape[0], step):
+        for start in range(0, max(1, flat.shape[0]), step):
             precision = xp.reshape(sigma[start : start + step] ** -2, (-1, 1))
             # log w_i + (⟨x, x_i⟩ − ‖x_i‖²/2)/σ² in one product: passes over rows × data points are what takes the time.
             rows = xp.concat([flat[start : start + step] * precision, precision, xp.ones_like(precision)], axis=1)

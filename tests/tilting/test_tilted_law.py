@@ -215,6 +215,14 @@ class TestTheSwitch:
             expected = law(x, torch.full((4,), float(sigma)))
             torch.testing.assert_close(law(x, sigma), expected, rtol=0, atol=0)
 
+    def test_no_rows_are_no_rows(self, law, x):
+        assert law(x[:0], self.LEVELS[:0]).shape == (0, 6)
+
+    @pytest.mark.filterwarnings("ignore:Dynamo detected")
+    def test_it_may_be_compiled(self, law, x):
+        compiled = torch.compile(law.denoise, backend="eager")
+        torch.testing.assert_close(compiled(x, self.LEVELS), law(x, self.LEVELS))
+
     def test_only_the_half_that_is_needed_runs(self, law, x):
         law(x, self.LEVELS[2:].repeat(2))
         assert law.base._network.rows == 0
