@@ -167,8 +167,9 @@ class TiltSession(Protocol):
     row is a function of (seed, stage, row) alone, whatever the batch.
 
     Attributes:
-        nfe_per_draw: evaluations of the base denoiser per row of `draw`; 0 where none is needed.
-        evaluations: of the base denoiser so far, counted in rows.
+        nfe_per_draw: evaluations of the base's network per row of `draw`, `base.evaluations_per_denoise` for each call
+            of its denoiser; 0 where none is needed.
+        evaluations: of the base's network so far, counted in rows.
     """
 
     nfe_per_draw: int
@@ -224,7 +225,7 @@ class DenoisingTiltSession(TiltSession, Protocol):
             x: (n, *shape), on the session's device.
             coordinates: (n, m), or (1, m) for all rows.
             sigma: in units of x.
-            nfe: evaluations of the base denoiser per row.
+            nfe: calls of the base's denoiser per row.
             seed, stage, first_row: as for `draw`.
             progress: told how far it is.
         """

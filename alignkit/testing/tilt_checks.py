@@ -100,7 +100,9 @@ class TiltPromise(Promise):
     INPUT = "coordinates and directions are read and never written to"
     SESSIONS = "sessions of different programs do not interfere"
     PROGRESS = "progress is told as (stage, rows done, rows), done never falling and all rows done at the end"
-    EVALUATIONS = "nfe_per_draw is how often a row of `draw` has the base's denoiser evaluated"
+    EVALUATIONS = (
+        "nfe_per_draw is how often a row of `draw` has the base's network evaluated, and `evaluations` counts them"
+    )
     RENOISE = "renoise moves draws of a tilted law to other draws of it, up to what the guarantee class allows"
     MOVERS = "a session that calls the denoiser has renoise, take, spread and means, as the contract defines them"
     USEFUL = "at least one program is taken"
@@ -347,19 +349,25 @@ def _bids(bench: _Bench, example: TiltExample) -> str | None:
 class _Counted:
     """An example known by its denoiser, which counts the rows it is given.
 
+    Arguments:
+        evaluations_per_denoise: of its network for a row.
+
     Attributes:
         example: the same example with the counting denoiser.
         rows: the number of rows of each evaluation.
     """
 
-    def __init__(self, example: TiltExample) -> None:
+    def __init__(self, example: TiltExample, *, evaluations_per_denoise: int = 1) -> None:
         self.rows: list[int] = []
 
         def denoise(x: Any, sigma: Any) -> Any:
             self.rows.append(int(x.shape[0]))
             return example.law.denoise(x, sigma)
 
-        self.example = replace(example, base=by_denoiser(example.law, denoise, exact=example.base.exact))
+        base = by_denoiser(
+            example.law, denoise, exact=example.base.exact, evaluations_per_denoise=evaluations_per_denoise
+        )
+        self.example = replace(example, base=base)
 
 
 def _shapes(bench: _Bench, example: TiltExample) -> str | None:
@@ -611,18 +619,25 @@ def _evaluations(bench: _Bench, example: TiltExample) -> str | None:
     expect(isinstance(nfe, int) and nfe >= 0, f"nfe_per_draw is {nfe!r}")
     if not isinstance(example.base, Denoiser):
         return None if nfe == 0 else "the law is no Denoiser, whose evaluations could be counted"
-    counted = _Counted(example)
+    # As under guidance: a call of the denoiser has its network evaluated twice.
+    counted = _Counted(example, evaluations_per_denoise=2)
     session = bench.sampler.open(bench.program(counted.example))
     # What a session does once for a tilt is no row's.
     bench.few(session, counted.example)
     counted.rows.clear()
+    before = session.evaluations
     bench.few(session, counted.example, seed=bench.seed + 1)
-    found = sum(counted.rows) / _FEW_ROWS
+    found, told = 2 * sum(counted.rows) / _FEW_ROWS, session.evaluations - before
     expect(
         abs(found - session.nfe_per_draw) <= 0.5,
-        f"a row took {found:.4g} evaluations, and nfe_per_draw says {session.nfe_per_draw}",
+        f"a row took {found:.4g} evaluations, two a call, and nfe_per_draw says {session.nfe_per_draw}",
         found=found,
         said=session.nfe_per_draw,
+    )
+    expect(
+        told == 2 * sum(counted.rows),
+        f"rows took {2 * sum(counted.rows)} evaluations, two a call, and `evaluations` grew by {told}",
+        told=told,
     )
     return None
 

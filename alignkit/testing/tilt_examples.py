@@ -106,13 +106,16 @@ def tilt_examples(*, seed: int = 0) -> tuple[TiltExample, ...]:
     )
 
 
-def by_denoiser(law: ExactLaw, denoise: Callable[[Any, Any], Any], *, exact: bool = True) -> Denoiser:
+def by_denoiser(
+    law: ExactLaw, denoise: Callable[[Any, Any], Any], *, exact: bool = True, evaluations_per_denoise: int = 1
+) -> Denoiser:
     """A law known by a denoiser alone, with the noise levels and the tail of a closed form.
 
     Arguments:
         law: the closed form.
         denoise: its denoiser.
         exact: whether the sampler may take the denoiser for the posterior mean.
+        evaluations_per_denoise: of its network for a row.
     """
     return Denoiser(
         denoise,
@@ -122,4 +125,5 @@ def by_denoiser(law: ExactLaw, denoise: Callable[[Any, Any], Any], *, exact: boo
         exact=exact,
         tail=law.tail,
         dtype="float64",
+        evaluations_per_denoise=evaluations_per_denoise,
     )

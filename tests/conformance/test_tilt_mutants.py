@@ -250,10 +250,24 @@ class TriesBeforeItBids(Denoising):
 
 class Undercounts(Denoising):
     class Session(Denoising.Session):
-        def draw(self, coordinates, rows, **numbers):
-            self.nfe_per_draw = 31
-            x = super().draw(coordinates, rows, **numbers)
+        def __init__(self, *opened):
+            super().__init__(*opened)
             self.nfe_per_draw = 15
+
+
+class CountsCallsAlone(Denoising):
+    class Session(Denoising.Session):
+        def __init__(self, *opened):
+            super().__init__(*opened)
+            self.nfe_per_draw //= self.base.evaluations_per_denoise
+
+
+class ForgetsWhatItSpent(Denoising):
+    class Session(Denoising.Session):
+        def draw(self, coordinates, rows, **numbers):
+            spent = self.evaluations
+            x = super().draw(coordinates, rows, **numbers)
+            self.evaluations = spent
             return x
 
 
@@ -324,6 +338,8 @@ MUTANTS = {
     BidsForNothing: {P.BIDS},
     TriesBeforeItBids: {P.BIDS},
     Undercounts: {P.EVALUATIONS},
+    CountsCallsAlone: {P.EVALUATIONS},
+    ForgetsWhatItSpent: {P.EVALUATIONS},
     StaysPut: {P.RENOISE},
     RenoisesUntilted: {P.RENOISE},
     RenoisesByBatch: {P.ROWS},
