@@ -100,3 +100,14 @@ def test_pyplot_is_left_alone():
     open_before = plt.get_fignums()
     sample_figure({"x": draws((2,))})
     assert plt.get_fignums() == open_before
+
+
+def test_moves_in_the_plane_are_drawn():
+    before = draws((2,), 40)
+    after = before + np.array([1.0, 0.0])
+    first, second = sample_figure({"before": before, "after": after}, is_paired=True).axes
+    assert len(first.lines) == 1
+    ways = second.lines[1].get_xydata().reshape(40, 3, 2)
+    np.testing.assert_array_equal(ways[:, 0], before)
+    np.testing.assert_array_equal(ways[:, 1], after)
+    assert np.isnan(ways[:, 2]).all()

@@ -37,9 +37,12 @@ def draws_html(findings: Findings) -> str:
     panels = {"Base draws": study.seen_before, "Aligned draws": study.seen_after}
     if study.is_paired:
         note = "Each of the second is one of the first, moved."
+        if kind_of(shape) is Kind.POINT:
+            note += " A line leads to it from where it was."
     else:
         note = "Under KL an aligned draw comes from no particular base draw."
-    figures = panel_figures(panels, _SIZE if kind_of(shape) is not Kind.POINT else (4.5, 4.2))
+    size = _SIZE if kind_of(shape) is not Kind.POINT else (4.5, 4.0)
+    figures = panel_figures(panels, size, is_paired=study.is_paired)
     shown = [
         _chart(figure, f"draws-{place}", f"{name}: {len(panels[name])} of them, each {kind_of(shape).value}", "")
         for place, (name, figure) in enumerate(figures.items())

@@ -65,7 +65,8 @@ class Plots:
             >>> figure = problem.solve(seed=0).plot.samples()
         """
         study = self._study(shown_at_once(self.plan.base.shape) if n is None else n, seed, shown=n)
-        return sample_figure({"before": study.seen_before, "after": study.seen_after})
+        panels = {"before": study.seen_before, "after": study.seen_after}
+        return sample_figure(panels, is_paired=study.is_paired)
 
     def rewards(self, n: int = _ROWS, *, seed: int = 0) -> Any:
         """Histograms of the reward before and after alignment, on a common axis.

@@ -53,11 +53,12 @@ def shown_at_once(shape: tuple[int, ...]) -> int:
     return 16 if kind_of(shape) in (Kind.PICTURE, Kind.CURVE) else 512
 
 
-def sample_figure(panels: dict[str, NDArray[np.floating]]) -> Any:
+def sample_figure(panels: dict[str, NDArray[np.floating]], *, is_paired: bool = False) -> Any:
     """One figure of several batches of draws under their names.
 
     Arguments:
         panels: from a panel's name to its draws, (n, *shape), all of one shape.
+        is_paired: whether the draws of every panel are those of the first, moved; then lines show how, in the plane.
 
     Returns:
         a matplotlib figure, not registered with pyplot: a strip of pictures below another, or panels side by side on
@@ -72,21 +73,28 @@ def sample_figure(panels: dict[str, NDArray[np.floating]]) -> Any:
         _draw_panel(axes[0, position], name, draws, frame, _PANEL_COLOURS[position % 2])
         if position:
             axes[0, position].set_ylabel("")
+            if is_paired:
+                _draw_moves(axes[0, position], first, draws)
     return figure
 
 
-def panel_figures(panels: dict[str, NDArray[np.floating]], size: tuple[float, float]) -> dict[str, Any]:
+def panel_figures(
+    panels: dict[str, NDArray[np.floating]], size: tuple[float, float], *, is_paired: bool = False
+) -> dict[str, Any]:
     """A figure for each batch of draws that are no pictures, on the same limits.
 
     Arguments:
-        panels: as for `sample_figure`.
+        panels, is_paired: as for `sample_figure`.
         size: of each, in inches.
     """
+    first = next(iter(panels.values()))
     frame = _Frame.around(panels)
     found = {}
     for position, (name, draws) in enumerate(panels.items()):
         figure, axes = new_figure(1, 1, size)
         _draw_panel(axes[0, 0], name, draws, frame, _PANEL_COLOURS[position % 2])
+        if position and is_paired:
+            _draw_moves(axes[0, 0], first, draws)
         found[name] = figure
     return found
 
@@ -136,6 +144,13 @@ def _draw_panel(axes: Any, name: str, draws: NDArray[np.floating], frame: _Frame
         axes.set(ylim=(float(frame.low), float(frame.high)), xlim=(-0.02 * rows.shape[1], 1.02 * rows.shape[1] - 1))
         axes.legend(frameon=False, fontsize=9, labelcolor=QUIET, loc="upper right")
         axis_labels(axes, "entry" if draws.ndim == 2 else "entry, in C order", "value")
+
+
+def _draw_moves(axes: Any, before: NDArray[np.floating], after: NDArray[np.floating]) -> None:
+    """A line from where each point came from, as one path with gaps."""
+    if kind_of(before.shape[1:]) is Kind.POINT:
+        ways = np.stack([before, after, np.full_like(after, np.nan)], axis=1).reshape(-1, 2)
+        axes.plot(ways[:, 0], ways[:, 1], color=BEFORE, linewidth=0.6, alpha=0.6, zorder=1)
 
 
 def _strips(panels: dict[str, NDArray[np.floating]]) -> Any:

@@ -15,6 +15,7 @@ from alignkit.errors import ParameterError
 from alignkit.noise import fold_seed
 from alignkit.report.samples import shown_at_once
 from alignkit.tilting.fitted import FittedTilt
+from alignkit.tilting.heuristic import values_on_host
 from alignkit.transport.fitted import FittedTransport
 from alignkit.transport.randomised import RandomisedMap
 
@@ -97,7 +98,7 @@ def study_of(
 
 def _rewards(plan: Plan, x: Any) -> Floats:
     exact = x if plan.is_heuristic else _host(x).astype(np.float64)
-    return np.asarray(_host(plan.diagnosis.reward.value(exact)), dtype=np.float64).reshape(-1)
+    return values_on_host(plan.diagnosis.reward)(exact)
 
 
 def _seen(plan: Plan, draws: NDArray[np.floating]) -> NDArray[np.floating]:
