@@ -7,7 +7,7 @@ ESS is at least 10⁴. Reference draws are cached under .bench/, keyed by the we
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -29,6 +29,8 @@ STRENGTHS = (1.0, 2.0, 4.0)
 BAR = 0.05
 
 Floats = NDArray[np.float64]
+
+_WEIGHTS = ("alignkit_torch", "weights", "digits.safetensors")
 
 
 def directions() -> dict[str, Floats]:
@@ -61,14 +63,14 @@ def convex_rewards(x: ak.Variable) -> dict[str, tuple[ak.Expression, float]]:
     }
 
 
-def _key() -> str:
-    weights = resources.files("alignkit_torch").joinpath("weights", "digits.safetensors").read_bytes()
-    return hashlib.sha256(weights).hexdigest()[:16]
+def weights_key(package: str, *path: str) -> str:
+    """Names the draws of a shipped model by its weights."""
+    return hashlib.sha256(resources.files(package).joinpath(*path).read_bytes()).hexdigest()[:16]
 
 
 def reference_draws(base: BaseLaw, logs: Callable[[NDArray[np.float32]], list[Floats]]) -> NDArray[np.float32]:
     """As many base draws as it takes for each of the log-weights made of them to have the ESS wanted."""
-    cached = CACHE / f"digits-draws-{_key()}.npy"
+    cached = CACHE / f"digits-draws-{weights_key(*_WEIGHTS)}.npy"
     draws = np.load(cached) if cached.exists() else np.empty((0, *base.shape), dtype=np.float32)
     session = TorchTiltSession(base, np.zeros((1, base.ambient)), device_named("auto"))
     while len(draws) < BLOCK or min(map(effective_size, logs(draws))) < REFERENCE_ESS:
@@ -80,12 +82,12 @@ def reference_draws(base: BaseLaw, logs: Callable[[NDArray[np.float32]], list[Fl
     return draws
 
 
-def reference_scores(base: BaseLaw, units: Floats) -> Floats:
+def reference_scores(base: BaseLaw, units: Floats, strongest: float, key: str) -> Floats:
     """⟨unit, x⟩ of as many base draws as the strongest tilt needs, (n, directions)."""
-    cached = CACHE / f"digits-{_key()}.npy"
+    cached = CACHE / f"digits-{key}.npy"
     scores = np.load(cached) if cached.exists() else np.empty((0, len(units)))
     session = TorchTiltSession(base, units, device_named("auto"))
-    while len(scores) < BLOCK or min(effective_size(STRENGTHS[-1] * column) for column in scores.T) < REFERENCE_ESS:
+    while len(scores) < BLOCK or min(effective_size(strongest * column) for column in scores.T) < REFERENCE_ESS:
         draws = session.draw(np.zeros((1, len(units))), BLOCK, seed=2024, first_row=len(scores))
         scores = np.concatenate([scores, session.features(draws)])
         CACHE.mkdir(exist_ok=True)
@@ -105,7 +107,7 @@ def reweighted(scores: Floats, strength: float) -> tuple[float, float, float]:
 
 def run() -> bool:
     base = ak.base.digits()
-    tilts_held = _run_tilts(base)
+    tilts_held = run_tilts(base, STRENGTHS, weights_key(*_WEIGHTS))
     return _run_convex(base) and tilts_held
 
 
@@ -142,10 +144,10 @@ def _run_convex(base: BaseLaw) -> bool:
     return held
 
 
-def _run_tilts(base: BaseLaw) -> bool:
+def run_tilts(base: BaseLaw, strengths: Sequence[float], key: str) -> bool:
     x = ak.Variable(base.shape)
-    named = directions()
-    scores = reference_scores(base, np.stack([unit.ravel() for unit in named.values()]))
+    named = {name: unit.reshape(base.shape) for name, unit in directions().items()}
+    scores = reference_scores(base, np.stack([unit.ravel() for unit in named.values()]), max(strengths), key)
     held = True
     print(
         "direction  ‖θ‖  truth ± se          aligned ± se        "
@@ -153,12 +155,12 @@ def _run_tilts(base: BaseLaw) -> bool:
     )
     for column, (name, unit) in zip(scores.T, named.items(), strict=True):
         spread = column.std()
-        for strength in STRENGTHS:
+        for strength in strengths:
             truth, truth_error, size = reweighted(column, strength)
             log_z = float(np.logaddexp.reduce(strength * column) - np.log(column.size))
             aligned = ak.Problem(strength * ak.inner(unit, x), base, ak.KL(weight=1.0)).solve(seed=0)
             draws = aligned.sample(8192, seed=1).astype(np.float64)
-            achieved = float((draws * unit).sum(axis=(1, 2)).mean())
+            achieved = float((draws * unit).reshape(len(draws), -1).sum(axis=1).mean())
             # Draws share the fit's particles, so the error is the certificate's, not that of independent draws.
             error = aligned.certificate.reward_after.standard_error / strength
             deviation = (achieved - truth) / spread
