@@ -34,6 +34,7 @@ from alignkit_numba.quadratic_session import (
     dominated_quadratic,
     quadratic_seconds,
 )
+from alignkit_numba.separable_session import SeparableSession, concave_separable, separable_seconds
 
 __all__ = ["NumbaProxSolver", "NumbaSession"]
 
@@ -48,9 +49,10 @@ _SECONDS_TO_OPEN = 1e-3
 class NumbaProxSolver:
     """Proximal maps by compiled kernels on one core, rows in lanes, with a rigorous gap for every row.
 
-    It takes quadratics that λ dominates; f whose concave part is a sum of `log_sum_exp huber logistic` of affine
-    arguments, or one of `abs norm1 pos neg`, or a single `min max minimum maximum norm_inf`, with such quadratics
-    beside it; total variation along a chain of coordinates; and under the ℓ1 cost sums of absolute values.
+    It takes quadratics that λ dominates; sums of piecewise quadratics of single coordinates; f whose concave part is a
+    sum of `log_sum_exp huber logistic` of affine arguments, or one of `abs norm1 pos neg`, or a single
+    `min max minimum maximum norm_inf`, with such quadratics beside it; total variation along a chain of coordinates;
+    and under the ℓ1 cost sums of absolute values.
 
     Example:
         ```python
@@ -121,6 +123,10 @@ def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
         seconds = quadratic_seconds(problem.dimension)
         session = partial(QuadraticSession, problem, quadratic)
         return _Offer("closed form, rows in lanes", seconds, (PROXIMAL_MAPS,), session, Guarantee.EXACT)
+    separable = concave_separable(problem)
+    if separable is not None:
+        seconds, name = separable_seconds(separable), "closed form, coordinate by coordinate"
+        return _Offer(name, seconds, (PROXIMAL_MAPS,), partial(SeparableSession, problem, separable), Guarantee.EXACT)
     form = _form(problem)
     if isinstance(form, Uncanonical):
         return form

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignkit.contracts import Floats
 from alignkit.expressions.splitting import Quadratic
+from alignkit.transport.pieces import PieceTable
 from alignkit.transport.separable import Separable
 from alignkit_torch.prox_rows import Answer
 
@@ -90,51 +90,25 @@ class QuadraticProx(_ClosedForm):
 class SeparableProx(_ClosedForm):
     """The proximal map of f(z) = Σ_i p_i(z_i), each p_i − (λ/2)z² strictly concave and piecewise quadratic.
 
-    v = z − p_i'(z)/λ is an increasing piecewise-linear function of z, set-valued at the kinks of p_i: its inverse is a
-    table of breakpoints, and one binary search per entry solves the problem.
+    One binary search per entry in a table of pieces solves the problem; see `alignkit.transport.pieces`.
 
     Arguments:
         separable: f, up to a constant.
         at_origin: f(0).
         weight: λ.
         device: where to compute.
-
-    Source: soft thresholding and its kin, N. Parikh, S. Boyd, "Proximal algorithms", 2014, section 6.
     """
 
     def __init__(self, separable: Separable, at_origin: float, weight: float, device: torch.device) -> None:
         super().__init__(len(separable.kinks), device)
-        kinks, slopes, intercepts = separable.kinks, separable.slopes, separable.intercepts
-        dimension, count = kinks.shape
+        table = PieceTable.of(separable, weight)
         self.weight = weight
         self.dropped = (separable.dropped_linear, separable.dropped_quadratic)
-        self.strength = weight - float(slopes.max(initial=0.0)) - 4 * separable.dropped_quadratic
-        with np.errstate(invalid="ignore"):
-            before = np.where(np.isinf(kinks), 0.0, slopes[:, :-1] * kinks + intercepts[:, :-1])
-            after = np.where(np.isinf(kinks), 0.0, slopes[:, 1:] * kinks + intercepts[:, 1:])
-        breaks = np.empty((dimension, 2 * count))
-        breaks[:, 0::2], breaks[:, 1::2] = kinks - before / weight, kinks - after / weight
-        # Rounding may swap the two breakpoints of a kink at which p' is continuous.
-        breaks = np.maximum.accumulate(breaks, axis=1)
-        # Pieces alternate: 2j is the line between kinks j − 1 and j, 2j + 1 is the kink j, on which z is constant.
-        # Columns: z = gain·v + start, clamped to [low, high]; p'(z) ranges over bend·z + [least, most], and p(z) is
-        # (bend·z/2 + least)·z + level.
-        table = np.empty((dimension, 2 * count + 1, 8))
-        curved = weight - slopes
-        table[:, 0::2, 0], table[:, 0::2, 1] = weight / curved, intercepts / curved
-        table[:, 0::2, 2] = np.concatenate([np.full((dimension, 1), -np.inf), kinks], axis=1)
-        table[:, 0::2, 3] = np.concatenate([kinks, np.full((dimension, 1), np.inf)], axis=1)
-        table[:, 0::2, 4] = slopes
-        table[:, 0::2, 5] = table[:, 0::2, 6] = intercepts
-        table[:, 1::2, 0], table[:, 1::2, 4] = 0.0, 0.0
-        table[:, 1::2, 1] = table[:, 1::2, 2] = table[:, 1::2, 3] = kinks
-        table[:, 1::2, 5], table[:, 1::2, 6] = after, before
-        table[:, :, 7] = _levels(kinks, slopes, intercepts)
-        table[:, 1::2, 7] -= np.where(np.isinf(kinks), 0.0, after * kinks)
-        self.breaks = self._tensor(breaks)
-        self.columns = self._tensor(np.ascontiguousarray(np.moveaxis(table, 2, 0).reshape(8, -1)))
+        self.strength = table.strength
+        self.breaks = self._tensor(table.breaks)
+        self.columns = self._tensor(np.ascontiguousarray(np.moveaxis(table.pieces, 2, 0).reshape(8, -1)))
         self.at_origin = at_origin
-        self.offsets = torch.arange(dimension, device=device)[:, None] * (2 * count + 1)
+        self.offsets = torch.arange(self.dimension, device=device)[:, None] * table.pieces.shape[1]
 
     def _solve(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         rows = v.T.contiguous()
@@ -159,16 +133,3 @@ class SeparableProx(_ClosedForm):
         gap = steepest.square_() / (2 * self.strength) + 2 * linear * square.sqrt() + 3 * quadratic * square
         # What was dropped counts in f, too.
         return z.T, gap, None
-
-
-def _levels(kinks: Floats, slopes: Floats, intercepts: Floats) -> Floats:
-    """p where its pieces, lines of p' and kinks by turns, have z = 0 and where the kinks are, (k, 2m + 1); p(0) = 0."""
-    finite = np.isfinite(kinks)
-    places = np.where(finite, kinks, 0.0)
-    rises = (slopes[:, :-1] - slopes[:, 1:]) * places**2 / 2 + (intercepts[:, :-1] - intercepts[:, 1:]) * places
-    of_lines = np.concatenate([np.zeros((len(kinks), 1)), np.cumsum(np.where(finite, rises, 0.0), axis=1)], axis=1)
-    of_lines -= np.take_along_axis(of_lines, (kinks < 0.0).sum(axis=1, keepdims=True), axis=1)
-    found = np.empty((len(kinks), 2 * kinks.shape[1] + 1))
-    found[:, 0::2] = of_lines
-    found[:, 1::2] = slopes[:, :-1] * places**2 / 2 + intercepts[:, :-1] * places + of_lines[:, :-1]
-    return found
