@@ -124,7 +124,10 @@ class TiltedLaw(BaseLaw):
 
     @property
     def ess(self) -> float:
-        """How many independent draws the particles are worth; infinite where there are none."""
+        """How many independent draws the particles are worth, and all draws of the law together, which share them.
+
+        Infinite where there are none: means over n draws have a variance of 1/n + 1/ess of that of a draw.
+        """
         return math.inf if self._certificate is None else self._certificate.ess
 
     @property
@@ -284,12 +287,13 @@ def tilt(
     return law
 
 
-def tilted_pipeline(pipeline: Any, theta: ArrayLike, **options: Any) -> Any:
+def tilted_pipeline(pipeline: Any, theta: Any, **options: Any) -> Any:
     """The user's own pipeline, sampling q_θ ∝ p·exp⟨θ, x⟩ with its own call, generator and callbacks.
 
     Arguments:
         pipeline: of diffusers, or of whatever an installed backend takes; it is left as it is.
-        theta: θ, of the shape of one sample of the model (one latent of a latent model) or flattened, in units of 1/x.
+        theta: θ, of the shape of one sample of the model (one latent of a latent model), in units of 1/x; or what
+            `ak.tilt` made of the pipeline's base law, which spares a second fit.
         options: of the backend: `seed` and `calibrate` mean the same as for `ak.tilt`.
 
     Returns:
