@@ -48,7 +48,7 @@ def mathml(formula: str, *, label: str = "") -> str:
 
     Example:
         >>> print(mathml("x_{0}").split("<annotation")[0])
-        <math display="block"><semantics><mrow><msub><mi>x</mi><mn>0</mn></msub></mrow>
+        <math display="block"><semantics><msub><mi>x</mi><mn>0</mn></msub>
     """
     named = f' aria-label="{escape(label)}"' if label else ""
     body = _Reader(formula).whole()
