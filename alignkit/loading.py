@@ -14,7 +14,13 @@ from alignkit.saving.result import Declared, read_result
 __all__ = ["load"]
 
 
-def load(path: str | os.PathLike[str], *, base: BaseLaw | None = None, problem: Problem | None = None) -> Aligned:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    base: BaseLaw | None = None,
+    problem: Problem | None = None,
+    device: str | None = None,
+) -> Aligned:
     """A result that `aligned.save(path)` wrote, ready to be drawn from.
 
     Nothing is solved: the file holds what the sampler draws from, and a session of its backend is opened. On the same
@@ -26,6 +32,7 @@ def load(path: str | os.PathLike[str], *, base: BaseLaw | None = None, problem: 
             few draws tell whether it is the one that the problem was solved with.
         problem: the problem, declared again as it was solved, where its reward has functions or operators of your own;
             then the result goes stale when a parameter of it changes.
+        device: where to draw: "auto", "cpu", "cuda", …; what `solve` was given if None.
 
     Returns:
         the result, with the certificate, the status and the plan that it was saved with.
@@ -46,7 +53,7 @@ def load(path: str | os.PathLike[str], *, base: BaseLaw | None = None, problem: 
         1
     """
     if problem is None:
-        found = read_result(path, base=base)
+        found = read_result(path, base=base, device=device)
     else:
         if base is not None:
             raise ParameterError("A problem has its base law: pass problem= or base=.")
@@ -55,6 +62,7 @@ def load(path: str | os.PathLike[str], *, base: BaseLaw | None = None, problem: 
         terms = separate_law_terms(problem.reward, problem.constraints, problem.base.shape)
         found = read_result(
             path,
+            device=device,
             declared=Declared(
                 problem.base, problem.closeness, terms.reward, problem.reward, terms.utility, problem.constraints
             ),

@@ -115,6 +115,15 @@ class TestWhatAResultCanDoOnceLoaded:
         aligned = ak.load(file_of(folder, "moments by quadrature"), problem=problem)
         assert aligned.plan.base is problem.base
 
+    def test_it_is_put_on_another_device(self, folder):
+        path, base = file_of(folder, "tilts of a learned network"), saved_problems.learned()
+        assert ak.load(path, base=base).plan.request.device == "auto"
+        aligned = ak.load(path, base=base, device="cpu")
+        assert aligned.plan.request.device == aligned.fitted.path.target.program.device == "cpu"
+        assert np.array_equal(aligned.sample(ROWS, seed=SEED), np.load(folder / "tilts of a learned network.npy"))
+        with pytest.raises(ParameterError, match="abacus"):
+            ak.load(path, base=base, device="abacus")
+
 
 class TestWhatAFileCannotHold:
     def test_a_network_is_asked_for(self, folder):

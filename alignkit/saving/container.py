@@ -8,12 +8,10 @@ little-endian. Nothing in it can be executed. The document, its version and a ch
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.errors import ParameterError, SavedResultError
+from alignkit.saving.whole import whole_file
 
 __all__ = ["FORMAT", "read_file", "write_file"]
 
@@ -80,23 +79,10 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any], arrays
     start = json.dumps({"__metadata__": texts} | header, ensure_ascii=False, separators=(",", ":")).encode()
     # Padded with spaces, so that the arrays begin at a multiple of eight bytes.
     start += b" " * (-len(start) % 8)
-    handle, waiting = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(len(start).to_bytes(8, "little") + start)
-            for piece in pieces.values():
-                file.write(_bytes_of(piece))
-            file.flush()
-            os.fsync(file.fileno())
-        # Temporary files are for their owner alone; a result is for whom the user's other files are.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(waiting).chmod(0o666 & ~mask)
-        Path(waiting).replace(place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(waiting).unlink()
-        raise
+    with whole_file(place) as file:
+        file.write(len(start).to_bytes(8, "little") + start)
+        for piece in pieces.values():
+            file.write(_bytes_of(piece))
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

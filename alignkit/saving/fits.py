@@ -65,11 +65,12 @@ def fit_from(parts: Mapping[str, Any], plan: Plan) -> Fitted:
 
 
 def _of_program(program: TiltProgram) -> dict[str, Any]:
-    return {name: getattr(program, name) for name in ("directions", "coordinates", "rows", "device")}
+    return {name: getattr(program, name) for name in ("directions", "coordinates", "rows")}
 
 
 def _program(parts: Mapping[str, Any], plan: Plan) -> TiltProgram:
-    return TiltProgram(base=plan.base, **parts)
+    assert isinstance(plan.request, TiltProgram)
+    return TiltProgram(base=plan.base, **parts, device=plan.request.device)
 
 
 def _opened(program: TiltProgram, plan: Plan) -> TiltSession:

@@ -48,9 +48,15 @@ def plan_parts(plan: Plan) -> dict[str, Any]:
 
 
 def plan_from(
-    parts: Mapping[str, Any], base: BaseLaw, reward: Expression, closeness: Closeness, composition: Composition
+    parts: Mapping[str, Any],
+    base: BaseLaw,
+    reward: Expression,
+    closeness: Closeness,
+    composition: Composition,
+    *,
+    device: str | None = None,
 ) -> Plan:
-    """The plan again, without asking any backend.
+    """The plan again, without asking any backend; on another device than before if one is named.
 
     Raises:
         SavedResultError: its route is not one of this version.
@@ -67,8 +73,10 @@ def plan_from(
             )
         return routes[tuple(steps)]
 
-    def request(asked: Mapping[str, Any] | None, terminal: Terminal) -> Request:
-        return None if asked is None else terminal.request(diagnosis, base, Options(**asked))
+    def request(asked: dict[str, Any] | None, terminal: Terminal) -> Request:
+        if asked is None:
+            return None
+        return terminal.request(diagnosis, base, Options(**asked | ({} if device is None else {"device": device})))
 
     offers = []
     for offer in parts["offers"]:

@@ -131,12 +131,18 @@ def write_result(path: str | os.PathLike[str], result: Result) -> None:
             f"This result cannot be saved: a file cannot hold {error}.",
             ways_out=["Save draws of it: numpy.save(path, aligned.sample(n, seed=…))."],
         ) from error
-    account = {"explanation": str(plan.explain()), "certificate": str(result.certificate), "status": str(result.status)}
+    account = {
+        "explanation": str(plan.explain()),
+        "certificate": str(result.certificate),
+        "status": str(result.status),
+        "citations": "\n".join(map(str, plan.citations)),
+        "bibtex": "\n\n".join(paper.bibtex for paper in plan.citations),
+    }
     write_file(path, document | {"records": writer.records, "account": account}, writer.arrays)
 
 
 def read_account(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What a saved result says of itself in words: "explanation", "certificate" and "status"; nothing is fitted.
+    """What a saved result says of itself: "explanation", "certificate", "status", "citations" and "bibtex".
 
     Raises:
         SavedResultError, OSError: as for `read_file`.
@@ -149,7 +155,11 @@ def read_account(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_result(
-    path: str | os.PathLike[str], *, base: BaseLaw | None = None, declared: Declared | None = None
+    path: str | os.PathLike[str],
+    *,
+    base: BaseLaw | None = None,
+    declared: Declared | None = None,
+    device: str | None = None,
 ) -> Result:
     """Read a result from a file, and open its backend's session.
 
@@ -157,6 +167,7 @@ def read_result(
         path: of the file.
         base: the base law, where the file does not hold it, as for a network.
         declared: the whole problem, where the file does not hold the reward, as for a function of the user's own.
+        device: where to draw, as the engine names it; as for the solve if None.
 
     Raises:
         SavedResultError, OSError: as for `read_file`, or the file is damaged.
@@ -188,7 +199,9 @@ def read_result(
     if values is not None:
         _check_values(reward, stored["draws"], values)
     is_recompiled = composition is None
-    plan = plan_from(parts["plan"], law, reward, closeness, compose(reward) if is_recompiled else composition)
+    if is_recompiled:
+        composition = compose(reward)
+    plan = plan_from(parts["plan"], law, reward, closeness, composition, device=device)
     if is_recompiled:
         _check_directions(parts["fitted"], plan)
     return Result(plan, parts["certificate"], parts["status"], fit_from(parts["fitted"], plan), known)
