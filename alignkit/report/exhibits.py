@@ -53,14 +53,14 @@ def draws_html(findings: Findings) -> str:
 def _pairs(findings: Findings) -> str:
     study = findings.study
     assert study.costs is not None
-    ink, items = Ink.of(study.seen_before), []
+    ink, scale, items = Ink.of(study.seen_before), _scale(study.rewards_before), []
     for row in range(min(_PAIRS, len(study.seen_before))):
-        before, after = _numbers(study.rewards_before[row], study.rewards_after[row])
+        before, after = (_number(rewards[row], scale) for rewards in (study.rewards_before, study.rewards_after))
         images = (
             _picture(ink, study.seen_before[row], f"Base draw {row + 1}, reward {before}"),
             _picture(ink, study.seen_after[row], f"The same draw moved, reward {after}"),
         )
-        caption = f"r: {before} → {after}<br>cost {_numbers(study.costs[row])[0]}"
+        caption = f"r: {before} → {after}<br>cost {_number(study.costs[row], _scale(study.costs))}"
         pair = f'<div class="pair">{images[0]}<span aria-hidden="true">→</span>{images[1]}</div>'
         items.append(f"<li><figure>{pair}<figcaption>{caption}</figcaption></figure></li>")
     return f'<ul class="pictures pairs">{"".join(items)}</ul>'
@@ -68,14 +68,14 @@ def _pairs(findings: Findings) -> str:
 
 def _groups(findings: Findings) -> str:
     study, parts = findings.study, []
-    ink = Ink.of(study.seen_before)
+    ink, scale = Ink.of(study.seen_before), _scale(study.rewards_before)
     for name, draws, rewards in (
         ("Base draws", study.seen_before, study.rewards_before),
         ("Aligned draws", study.seen_after, study.rewards_after),
     ):
         items = []
         for row in range(min(_PICTURES, len(draws))):
-            reward = _numbers(rewards[row])[0]
+            reward = _number(rewards[row], scale)
             image = _picture(ink, draws[row], f"{name[:-1]} {row + 1}, reward {reward}")
             items.append(f"<li><figure>{image}<figcaption>r = {reward}</figcaption></figure></li>")
         parts.append(f'<h3>{name}</h3><ul class="pictures">{"".join(items)}</ul>')
@@ -88,9 +88,14 @@ def _picture(ink: Ink, draw: Floats, label: str) -> str:
     return f'<img{coarse} src="{ink.data_uri(draw)}" alt="{escape(label)}" width="{width}" height="{height}">'
 
 
-def _numbers(*values: Any) -> list[str]:
+def _scale(values: Floats) -> float:
+    """The size of the largest of finite values."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _number(value: float, scale: float = 0.0) -> str:
     # What rounds to nothing beside the others is nothing.
-    return [f"{0.0 if abs(value) < 1e-5 else value:.3g}".replace("-", "−") for value in map(float, values)]
+    return f"{0.0 if abs(value) < 1e-6 * scale else float(value):.3g}".replace("-", "−")
 
 
 def charts_html(findings: Findings) -> str:
@@ -137,7 +142,7 @@ def _tilts(findings: Findings) -> Iterator[str]:
     figure, axes = new_figure(1, 1, _SIZE)
     draw_mean_tilt(axes[0, 0], tilts.mean)
     mean = "The mean tilt" if tilts.dimension else "The tilt θ"
-    reach = _numbers(np.linalg.norm(tilts.mean))[0]
+    reach = _number(float(np.linalg.norm(tilts.mean)))
     note = f"{mean}, ‖θ‖ = {reach}: the law p·exp⟨θ, x⟩ favours draws that agree with it."
     yield _chart(figure, "push", "Where the law is pushed", note)
 
