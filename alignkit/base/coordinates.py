@@ -112,21 +112,6 @@ class Convention:
         keep, gain = self._factors(sigma)
         return self._kept(keep, x) + _per_row(gain, x) * output
 
-    def output(self, denoised: Any, x: Any, sigma: Any) -> Any:
-        """What a network of this convention returns where E[x₀ | x_σ = x] is known: the inverse of `denoised`.
-
-        Arguments:
-            denoised: (n, *shape), in units of x.
-            x, sigma: as for `arguments`.
-
-        Returns:
-            (n, *shape).
-        """
-        if self.prediction == "x0":
-            return denoised
-        keep, gain = self._factors(sigma)
-        return (denoised - self._kept(keep, x)) / _per_row(gain, x)
-
     def _scale(self, sigma: Any) -> Any:
         """c, as many as sigma, where it is not 1."""
         return 1 / (1 + sigma) if self.coordinates == "flow" else (1 + sigma**2) ** -0.5

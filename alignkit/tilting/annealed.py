@@ -329,7 +329,7 @@ class _Annealing:
             self._resampling.islands,
             returned.features,
             before=before,
-            nfe_per_proposal=mover.nfe,
+            nfe_per_proposal=mover.nfe * self._target.program.base.evaluations_per_denoise,
             predicted=self._predicted,
             details=self._resampling.details(self._stage),
             calibration=calibration and replace(calibration, sigma=mover.sigma, drift=mover.drift),

@@ -283,6 +283,17 @@ class TestCounting:
         aligned = ak.Problem(ak.inner(UNIT, x), base, ak.KL(weight=1.0)).solve(seed=0)
         assert aligned.certificate.nfe_per_sample == pytest.approx(18)
 
+    def test_so_does_the_certificate_of_annealing(self):
+        x, law = ak.Variable(2), ak.base.Gaussian(np.zeros(2), 1.0)
+        spent = []
+        for calls in (1, 2):
+            base = ak.base.Denoiser(
+                law.denoise, (2,), sigma_min=0.004, sigma_max=80.0, exact=True, tail=1.0, evaluations_per_denoise=calls
+            )
+            problem = ak.Problem(ak.max(2 * x), base, ak.KL(weight=1.0))
+            spent.append(problem.solve(seed=0, engine="annealed").certificate.nfe_per_sample)
+        assert spent[1] == pytest.approx(2 * spent[0]) and spent[0] >= 1
+
 
 class TestMemory:
     @pytest.mark.parametrize("solver", ["dpm_solver_2m", "sde"])
