@@ -12,7 +12,8 @@ the place of p; θ_k = t − Σ_{j<k} θ_j leaves k − 1 dimensions.
 Up to k = 3 the vertices for absolute values are listed once, as facets of the convex hull of the normals over their
 bounds, and a row takes the best one. Otherwise each row runs the dual simplex method from the best vertex of the box:
 the most violated constraint enters, prices being found in float32 until these see none, and a constraint leaves by the
-bound-flipping ratio test (R. Fourer, "Notes on the dual simplex method", 1994).
+bound-flipping ratio test (R. Fourer, "Notes on the dual simplex method", 1994). Of many rows, what one pass of pricing
+finds violated most is priced alone until little of it is left.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ _LISTED_DIMENSION, _LARGEST_LIST = 3, 2_000
 _CHUNK = 64
 #: Rows of normals that one sweep of a chunk multiplies.
 _UNROLLED = 8
+#: How many violated constraints are priced without the others, until none is violated by this share of the largest.
+_CANDIDATES, _LEFT = 64, 0.3
+#: Below this k it takes as long to list candidates as to price all constraints.
+_DEAR = 16
 #: A polytope that misses its bounds by their rounding, relatively, is flat rather than empty.
 _FLAT = 64 * _EPS
 #: Relative gap above which a row is worked on further.
@@ -473,10 +478,11 @@ class Room(NamedTuple):
     Arguments:
         inverse: vectors b_j with ⟨b_j, n_c⟩ = 1 for the j-th constraint of the basis, and 0 for its others, (k, k).
         correction: of these, (k, k).
-        vertex, multipliers, sides, entering, ratios, rest: (k,).
+        vertex, multipliers, sides, entering, ratios, levels, rest: (k,).
         basis: the constraints in it, (k,).
         single: the vertex, and 1 where normals have a further entry, in float32.
         prices, keys: the same numbers, see `_price`.
+        candidates: constraints that are priced without the others, (_CANDIDATES,).
     """
 
     inverse: Floats
@@ -486,11 +492,13 @@ class Room(NamedTuple):
     sides: Floats
     entering: Floats
     ratios: Floats
+    levels: Floats
     rest: Floats
     basis: NDArray[np.int64]
     single: NDArray[np.float32]
     prices: NDArray[np.float32]
     keys: NDArray[np.int32]
+    candidates: NDArray[np.int64]
 
 
 def _room(polytope: DualPolytope) -> Room:
@@ -499,7 +507,13 @@ def _room(polytope: DualPolytope) -> Room:
     single[k : k + 1] = 1.0
     prices = np.empty(limits.shape, dtype=np.float32)
     basis = np.empty(k, dtype=np.int64)
-    return Room(*np.empty((2, k, k)), *np.empty((6, k)), basis, single, prices, prices.view(np.int32))
+    candidates = np.empty(_CANDIDATES, dtype=np.int64)
+    inverse, correction = np.empty((2, k, k))
+    vertex, multipliers, sides, entering, ratios, levels, rest = np.empty((7, k))
+    return Room(
+        inverse, correction, vertex, multipliers, sides, entering, ratios, levels, rest, basis, single, prices,
+        prices.view(np.int32), candidates,
+    )  # fmt: skip
 
 
 @compiled
@@ -508,7 +522,7 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
     k = residuals.shape[1]
     normals, centres, bounds = constraints.normals, constraints.centres, constraints.bounds
     inverse, vertex, multipliers, sides = room.inverse, room.vertex, room.multipliers, room.sides
-    entering, ratios, basis, single = room.entering, room.ratios, room.basis, room.single
+    basis, single = room.basis, room.single
     farthest = 0.0
     for c in range(centres.size):
         farthest = max(farthest, abs(centres[c]))
@@ -527,22 +541,28 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
                 inverse[j, i] = 1.0 if i == j else 0.0
             basis[j], multipliers[j], sides[j] = j, s[j], (1.0 if s[j] >= 0.0 else -1.0)
             vertex[j] = centres[j] + sides[j] * bounds[j]
-        refreshed = 0
+        refreshed, held, least, excess = 0, 0, 0.0, 0.0
         for turn in range(2 * patience):
             cautious = turn >= patience
-            length = 0.0
-            for j in range(k):
-                single[j] = vertex[j]
-                length += vertex[j] * vertex[j]
-            # The normals, centres and p in float32, and their product: rounding, as the normals have length 1.
-            rounding = (k + 9) * _SINGLE_EPS * (math.sqrt(length) + farthest)
-            violation, q = _price(table, limits, single, room.prices, room.keys)
-            if violation <= rounding or cautious:
-                q, excess = _price_exactly(normals, centres, bounds, vertex, room.prices, rounding, cautious)
+            q = -1
+            if held > 0 and not cautious:
+                q, held = _price_some(room.candidates, held, normals, centres, bounds, vertex, least)
+            if q < 0:
+                length = 0.0
+                for j in range(k):
+                    single[j] = vertex[j]
+                    length += vertex[j] * vertex[j]
+                # The normals, centres and p in float32, and their product: rounding, as the normals have length 1.
+                rounding = (k + 9) * _SINGLE_EPS * (math.sqrt(length) + farthest)
+                violation, q = _price(table, limits, single, room.prices, room.keys)
+                least, held = _LEFT * violation, 0
+                if k >= _DEAR:
+                    held = _note(room.prices, least, room.candidates)
+                if violation <= rounding or cautious:
+                    held = 0
+                    q, excess = _price_exactly(normals, centres, bounds, vertex, room.prices, rounding, cautious)
             if q >= 0:
-                if not _exchange(
-                    q, normals, centres, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious
-                ):
+                if not _exchange(q, constraints, room, cautious):
                     break
                 continue
             value[row], gap[row] = _record(
@@ -560,15 +580,26 @@ def _pivot(residuals, base, constraints, table, limits, coordinates, amounts, va
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}, _nrt=False)
-def _exchange(q, normals, centres, bounds, basis, sides, multipliers, inverse, vertex, entering, ratios, cautious):  # type: ignore[no-untyped-def]
+def _exchange(q, constraints, room, cautious):  # type: ignore[no-untyped-def]
     """Let a violated constraint enter the basis; False where none can leave."""
+    normals, centres, bounds = constraints.normals, constraints.centres, constraints.bounds
+    inverse, vertex, multipliers, sides = room.inverse, room.vertex, room.multipliers, room.sides
+    entering, ratios, basis, pivot, levels = room.entering, room.ratios, room.basis, room.rest, room.levels
     k = vertex.size
     normal, centre, bound = normals[q], centres[q], bounds[q]
     away = -centre
     for j in range(k):
         away += normal[j] * vertex[j]
     sign = 1.0 if away > 0.0 else -1.0
-    for j in range(k):
+    whole = k - k % 4
+    for j in range(0, whole, 4):
+        a = b = c = d = 0.0
+        for i in range(k):
+            entry = normal[i]
+            a, b = a + inverse[j, i] * entry, b + inverse[j + 1, i] * entry
+            c, d = c + inverse[j + 2, i] * entry, d + inverse[j + 3, i] * entry
+        entering[j], entering[j + 1], entering[j + 2], entering[j + 3] = sign * a, sign * b, sign * c, sign * d
+    for j in range(whole, k):
         total = 0.0
         for i in range(k):
             total += inverse[j, i] * normal[i]
@@ -576,22 +607,35 @@ def _exchange(q, normals, centres, bounds, basis, sides, multipliers, inverse, v
     leaving, step = _ratio_test(entering, multipliers, sides, basis, bounds, abs(away) - bound, ratios, cautious)
     if leaving < 0:
         return False
-    pivot = inverse[leaving]
     scale = 1.0 / entering[leaving]
+    for i in range(k):
+        pivot[i] = inverse[leaving, i] * scale
+        vertex[i] = 0.0
+    for j in range(k):
+        multipliers[j] -= step * entering[j]
+        levels[j] = centres[basis[j]] + sides[j] * bounds[basis[j]]
+    # The row of the pivot itself: what is left of it is nothing.
+    levels[leaving] = 0.0
+    for j in range(0, whole, 4):
+        a, b, c, d = entering[j], entering[j + 1], entering[j + 2], entering[j + 3]
+        e, f, g, h = levels[j], levels[j + 1], levels[j + 2], levels[j + 3]
+        for i in range(k):
+            entry = pivot[i]
+            first, second = inverse[j, i] - a * entry, inverse[j + 1, i] - b * entry
+            third, fourth = inverse[j + 2, i] - c * entry, inverse[j + 3, i] - d * entry
+            vertex[i] += (e * first + f * second) + (g * third + h * fourth)
+            inverse[j, i], inverse[j + 1, i] = first, second
+            inverse[j + 2, i], inverse[j + 3, i] = third, fourth
+    for j in range(whole, k):
+        share, level = entering[j], levels[j]
+        for i in range(k):
+            entry = inverse[j, i] - share * pivot[i]
+            vertex[i] += level * entry
+            inverse[j, i] = entry
     level = bound + sign * centre
     for i in range(k):
-        pivot[i] *= scale
-        vertex[i] = level * pivot[i]
-    for j in range(k):
-        if j != leaving:
-            line, share = inverse[j], entering[j]
-            level = centres[basis[j]] + sides[j] * bounds[basis[j]]
-            for i in range(k):
-                line[i] -= share * pivot[i]
-                vertex[i] += level * line[i]
-            multipliers[j] -= step * share
-    for i in range(k):
-        pivot[i] *= sign
+        inverse[leaving, i] = sign * pivot[i]
+        vertex[i] += level * pivot[i]
     basis[leaving], sides[leaving], multipliers[leaving] = q, sign, sign * step
     return True
 
@@ -682,6 +726,38 @@ def _price(table, limits, vertex, prices, keys):  # type: ignore[no-untyped-def]
     for i in range(width):
         place = max(place, i if key[i] == top else 0)
     return prices[where, place], where * width + place
+
+
+@inlined
+def _note(prices, least, candidates):  # type: ignore[no-untyped-def]
+    """List constraints of a price above the least, as many as there is room for; returns how many."""
+    chunks, width = prices.shape
+    held = 0
+    for chunk in range(chunks):
+        for i in range(width):
+            if prices[chunk, i] > least and held < candidates.size:
+                candidates[held] = chunk * width + i
+                held += 1
+    return held
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}, _nrt=False)
+def _price_some(candidates, held, normals, centres, bounds, vertex, least):  # type: ignore[no-untyped-def]
+    """The candidate violated most, −1 where none is by more than the least, and how many still are."""
+    k = vertex.size
+    kept, where, worst = 0, -1, least
+    for place in range(held):
+        c = candidates[place]
+        away = -centres[c]
+        for j in range(k):
+            away += normals[c, j] * vertex[j]
+        violation = abs(away) - bounds[c]
+        if violation > least:
+            candidates[kept] = c
+            kept += 1
+            if violation > worst:
+                worst, where = violation, c
+    return where, kept
 
 
 @inlined

@@ -220,6 +220,26 @@ def test_rows_that_are_not_finite_are_unfinished():
         assert moves.gap[2] == np.inf
 
 
+@pytest.mark.parametrize("kind", ["dense", "lattice", "repeated"])
+@pytest.mark.parametrize(("k", "d"), [(16, 60), (41, 50)])
+def test_many_rows_are_priced_by_candidates(k, d, kind):
+    random = np.random.default_rng([k, len(kind)])
+    matrix, residuals = random.normal(size=(k, d)), 2 * random.normal(size=(12, k))
+    if kind == "lattice":
+        matrix, residuals = np.round(matrix), np.round(residuals)
+    elif kind == "repeated":
+        matrix[k // 2 :] = matrix[: k - k // 2]
+    for weight in (0.1, 1.0, 5.0):
+        polytope = absolute_polytope(matrix, np.ones(k), weight)
+        moves = solve_over_polytope(polytope, residuals)
+        assert not moves.unfinished.any()
+        assert (moves.gap <= 1e-10 * np.maximum(1.0, np.abs(residuals).sum(axis=1))).all()
+        truth = _truth(matrix, np.ones(k), weight, residuals[0])
+        assert moves.value[0] == pytest.approx(truth, rel=1e-8, abs=1e-8)
+        alone = solve_over_polytope(polytope, residuals[5:6])
+        np.testing.assert_array_equal(alone.amounts[0], moves.amounts[5])
+
+
 def test_rows_of_a_batch_do_not_mix():
     random = np.random.default_rng(0)
     polytope = absolute_polytope(random.normal(size=(6, 40)), np.ones(6), 0.7)
