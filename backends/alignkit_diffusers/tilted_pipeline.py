@@ -29,6 +29,7 @@ def tilted_pipeline(
     *,
     seed: int = 0,
     calibrate: bool = True,
+    particles: int | None = None,
     exact: bool = False,
     **conditioning: Any,
 ) -> Any:
@@ -52,6 +53,7 @@ def tilted_pipeline(
         seed: fixes the draws that the calibration needs.
         calibrate: draw from q_θ once with the native sampler, for trained networks; False moves inputs at every noise
             level, which only an exact network takes.
+        particles: how many draws the calibration carries; see `ak.tilt`.
         exact: promises that the network is the exact posterior mean, so that nothing needs calibration.
         conditioning: options of `from_diffusers` for the calibration, such as `prompt` and `guidance_scale`; call the
             pipeline with the same. diffusers leaves guidance off at 1 and below.
@@ -83,7 +85,7 @@ def tilted_pipeline(
         tilt = _tilt_of(theta, parts)
     elif calibrate and not exact:
         base = from_diffusers(parts.pipeline, **conditioning)
-        tilt = _tilt_of(ak.tilt(base, _numbers(theta), seed=seed), parts)
+        tilt = _tilt_of(ak.tilt(base, _numbers(theta), seed=seed, particles=particles), parts)
     else:
         _refuse(conditioning, "they serve the calibration alone, and there is none")
         tilt = Tilt(torch.tensor(_shaped(_numbers(theta), parts)), exact=exact)

@@ -342,6 +342,11 @@ class TestBadInput:
         with pytest.raises(ParameterError, match="seed"):
             ak.tilt(BASE, THETA, seed=-1)
 
+    @pytest.mark.parametrize("particles", [0, -16, 100, 64.0])
+    def test_particles(self, particles):
+        with pytest.raises(ParameterError, match="multiple of 16"):
+            ak.tilt(BASE, THETA, particles=particles)
+
     def test_nan_of_the_network_is_reported(self):
         base = ak.base.Denoiser(lambda x, sigma: x * float("nan"), (6,), name="broken", **LEVELS)
         with pytest.raises(NonFiniteError, match="'broken'"):
