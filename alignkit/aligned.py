@@ -75,7 +75,7 @@ class Aligned:
             seed: fixes them; draw i does not depend on n.
             return_base: under Wasserstein closeness, also return the base draws that were moved.
             like: a torch or jax array whose kind, dtype and device the result takes; numpy if None.
-            progress: True shows a progress line, False none, None only in a terminal.
+            progress: True shows a progress line, False none, None on a terminal or in a notebook.
 
         Returns:
             (n, *shape); or a pair (base draws, aligned draws) of such arrays.

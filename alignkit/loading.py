@@ -24,7 +24,8 @@ def load(
     """A result that `aligned.save(path)` wrote, ready to be drawn from.
 
     Nothing is solved: the file holds what the sampler draws from, and a session of its backend is opened. On the same
-    machine it draws the same samples, bit by bit; elsewhere up to how its engine rounds. Nothing in a file is executed.
+    machine, with as many threads, it draws the same samples, bit by bit; elsewhere up to how its engine rounds. Nothing
+    in a file is executed.
 
     Arguments:
         path: of the file.

@@ -299,7 +299,7 @@ class Problem:
             ridge: κ > 0 relaxes constraints to a penalty of ‖left − right‖²/2κ, in units of reward; None or 0 has them
                 hold.
             verbose: print the plan, and the time of each stage when it ends; the logger `alignkit` is always told.
-            progress: True shows progress lines, False none, None only in a terminal.
+            progress: True shows progress lines, False none, None on a terminal or in a notebook.
 
         Returns:
             the fitted sampler with its certificate.

@@ -9,6 +9,7 @@ import json
 import math
 import runpy
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from alignkit.problem import Problem
 
 __all__ = ["add_command", "is_problem_file", "print_json", "problem_in", "simple"]
 
+#: Of paragraphs in help; examples stand as they are typed.
+_WIDTH = 79
 _DECLARATION = (
     "Set it: problem = ak.Problem(reward, base, ak.KL(weight=1.0)).",
     "Or define a function problem() that returns it.",
@@ -50,7 +53,7 @@ def add_command(
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        description=description,
+        description=textwrap.fill(description, _WIDTH),
         epilog=f"example:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

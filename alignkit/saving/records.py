@@ -8,6 +8,7 @@ recursion. What a file cannot hold, as a function of the user's own, is "outside
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Writer:
     Attributes:
         records: what the objects so far are made of.
         arrays: by name.
+        objects: of which the records are, in the same order.
         outside: what a file cannot hold, in order.
     """
 
@@ -115,9 +117,11 @@ class Writer:
         # Products of matrices may round differently in another order in memory.
         is_columns = found.ndim == 2 and found.flags.f_contiguous and not found.flags.c_contiguous
         kept = np.ascontiguousarray(found.T if is_columns else found)
-        content = (str(kept.dtype), found.shape if not is_columns else found.T.shape, kept.tobytes())
-        name = self._names.setdefault(content, f"a{len(self._names)}")
-        self.arrays[name] = kept.reshape(content[1])
+        shape = found.T.shape if is_columns else found.shape
+        # The same numbers in two places are written once.
+        digest = hashlib.sha256(kept.reshape(-1).view(np.uint8).data if kept.nbytes else b"").digest()
+        name = self._names.setdefault((str(kept.dtype), shape, digest), f"a{len(self._names)}")
+        self.arrays[name] = kept.reshape(shape)
         return {"array": name, "order": "columns"} if is_columns else {"array": name}
 
     def _object(self, found: Any) -> dict[str, int]:
