@@ -48,8 +48,9 @@ def writeable(out: Any, x: Any, rows: Any) -> Any:
     Raises:
         ParameterError: it is not an array like x, or cannot be written to.
     """
-    is_torch = is_torch_array(out)
-    fits = is_torch == is_torch_array(x) and (is_torch or isinstance(out, np.ndarray))
+    is_numpy = isinstance(out, np.ndarray)
+    is_torch = not is_numpy and is_torch_array(out)
+    fits = is_torch == (not isinstance(x, np.ndarray) and is_torch_array(x)) and (is_torch or is_numpy)
     fits = fits and tuple(out.shape) == tuple(x.shape) and out.dtype == x.dtype
     if not fits or (is_torch and out.device != x.device):
         raise ParameterError("out is an array like x: numpy or torch, of its shape, dtype and device.")
