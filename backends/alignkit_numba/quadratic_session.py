@@ -37,7 +37,7 @@ def dominated_quadratic(problem: ProxProblem) -> Quadratic | None:
 
 def quadratic_seconds(dimension: int) -> float:
     """Predicted time of a row on one core."""
-    return 5e-9 + 1e-9 * dimension + 1e-10 * dimension**2
+    return 5e-9 + 1e-9 * dimension + 8e-11 * dimension**2 + 4e-12 * dimension**3
 
 
 class QuadraticSession:
