@@ -13,6 +13,7 @@ from alignkit.errors import ParameterError
 __all__ = ["config_of", "original_module", "parameters_of", "sample_of", "timestep_name"]
 
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t", "time")
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def original_module(network: Any) -> Any:
@@ -29,7 +30,11 @@ def config_of(network: Any) -> Mapping[str, Any]:
 def parameters_of(network: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The arguments a network is called with, by name and in order."""
     module = original_module(network)
-    return dict(inspect.signature(getattr(module, "forward", module)).parameters)
+    found = dict(inspect.signature(getattr(module, "forward", module)).parameters)
+    if hasattr(type(module), "forward") and all(parameter.kind in _ANY for parameter in found.values()):
+        # Someone's function stands in the place of `forward` and takes whatever there is; the class knows better.
+        found = dict(list(inspect.signature(type(module).forward).parameters.items())[1:])
+    return found
 
 
 def timestep_name(parameters: Mapping[str, inspect.Parameter]) -> str | None:

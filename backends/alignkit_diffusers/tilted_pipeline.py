@@ -41,6 +41,9 @@ def tilted_pipeline(
     shared with the given pipeline, which is unchanged: moving, casting or fine-tuning one does so to both. Give it
     another scheduler as one does with any pipeline; each of its rows costs the network what it always did.
 
+    A pipeline's own guidance needs no telling, since u + g(c − u) passes the tilt through; `guidance_rescale`, which
+    rescales outputs by their own spread, does not, and is best left at 0.
+
     The pipeline's own start from N(0, σ_max²I) is that of x₀ + σ_max·z only where σ_max is large beside x: with m the
     mean of q_θ, a stochastic scheduler then samples q of θ − m/σ_max², and a deterministic one is off by
     m·sd/σ_max in the mean.

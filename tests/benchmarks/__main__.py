@@ -24,6 +24,7 @@ BENCHMARKS = (
     "rank_eight",
     "moments",
     "diffusers_laws",
+    "tilted_pipeline",
 )
 
 

@@ -405,6 +405,10 @@ def test_hooks_of_the_given_network_stay_in_force_and_count_once() -> None:
     assert freed == ["freed"]
     pipeline(batch_size=1, num_inference_steps=1)
     assert calls[6:] == ["offloading", pipeline.unet]
+    # Told by name, too, though what stands in the place of `forward` names nothing.
+    sample = torch.zeros(1, 1, 8, 8)
+    by_name, by_place = tilted.unet(timestep=300, sample=sample).sample, tilted.unet(sample, 300).sample
+    assert torch.equal(by_name, by_place)
 
 
 @pytest.mark.parametrize("how", ["function", "method"])
