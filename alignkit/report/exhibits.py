@@ -141,9 +141,10 @@ def _tilts(findings: Findings) -> Iterator[str]:
         yield _chart(figure, "tilts", "The tilts that make up the law", f"{what}, in units of 1 over those of w.")
     figure, axes = new_figure(1, 1, _SIZE)
     draw_mean_tilt(axes[0, 0], tilts.mean)
-    mean = "The mean tilt" if tilts.dimension else "The tilt θ"
     reach = _number(float(np.linalg.norm(tilts.mean)))
-    note = f"{mean}, ‖θ‖ = {reach}: the law p·exp⟨θ, x⟩ favours draws that agree with it."
+    note = f"The tilt θ, ‖θ‖ = {reach}: the law p·exp⟨θ, x⟩ favours draws that agree with it."
+    if tilts.dimension:
+        note = f"The mean of the tilts, of length {reach}; where opposite ends are favoured alike they cancel."
     yield _chart(figure, "push", "Where the law is pushed", note)
 
 
