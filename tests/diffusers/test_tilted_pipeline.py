@@ -275,6 +275,20 @@ def test_particles_answer_at_any_noise(kind: str) -> None:
         torch.testing.assert_close(output, truth.unet(sample, timestep).sample, rtol=1e-4, atol=1e-4)
 
 
+def test_particles_answer_at_the_level_of_the_sample_where_timesteps_are_rounded() -> None:
+    pipeline = plain(scheduler=diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True))
+    law = remembered(pipeline)
+    assert law.particles is not None
+    tilted = tilted_pipeline(pipeline, law)
+    calls = tilted(batch_size=3, num_inference_steps=10, generator=seeded())["calls"]
+    for (sample, timestep, output), sigma in zip(calls[:4], tilted.scheduler.sigmas[:4].double(), strict=True):
+        x = sample * (1 + sigma**2) ** 0.5
+        denoised = law.particles.denoise(x, sigma.expand(3))
+        torch.testing.assert_close(output, (x - denoised) / sigma, rtol=1e-6, atol=1e-6)
+        told = law.base.parametrisation.sigma(timestep.double()[None])  # type: ignore[attr-defined]
+        assert abs(float(told) / float(sigma) - 1) > 1e-5 or timestep == 999
+
+
 def test_a_learned_variance_beside_particles() -> None:
     for kind, value in (("learned_range", 7.0), ("fixed_small", 0.0)):
         scheduler = DDPMScheduler(variance_type=kind, clip_sample=False)
