@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -124,31 +125,32 @@ def wanted(teacher: ak.base.BaseLaw, noisy: Tensor, sigma: Tensor) -> Tensor:
     return found
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train, measure and save the pipeline with its figures."""
-    parser = argparse.ArgumentParser("python -m alignkit_diffusers.train_digits", description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=12_000, help="optimizer steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=DIGITS, help="folder of the pipeline, figures.json in it")
-    options = parser.parse_args(arguments)
-    # One thread: at this size more of them cost more than they save, and sums keep their order.
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class Phase:
+    """A number of optimizer steps, the rows of each, and the learning rate that they begin with."""
 
-    teacher = ak.base.digits()
-    images = torch.as_tensor(teacher.sample(min(1 << 15, 64 * options.steps), seed=options.seed))[:, None]
-    network, scheduler = digits_network(), digits_scheduler()
-    batches = NoisyDigits(images, scheduler, torch.Generator().manual_seed(options.seed))
+    steps: int
+    rows: int
+    learning_rate: float
+
+
+#: The second takes away half of what the first leaves.
+PHASES = (Phase(11_000, 128, 2e-3), Phase(6_000, 256, 1e-3))
+
+
+def train_phase(network: UNet2DModel, teacher: ak.base.BaseLaw, batches: NoisyDigits, phase: Phase, name: str) -> None:
+    """Train a network and leave it at the moving average of its parameters."""
     average = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / options.steps))),
+        lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps))),
     )
-    progress = tqdm(range(1, options.steps + 1), desc="train", mininterval=5.0)
+    progress = tqdm(range(1, phase.steps + 1), desc=name, mininterval=5.0)
     for step in progress:
-        noisy, sigma, timesteps = batches.draw(128)
+        noisy, sigma, timesteps = batches.draw(phase.rows)
         scale = sigma[:, None, None, None]
         error = denoised(network, noisy, sigma, timesteps) - wanted(teacher, noisy, sigma)
         # The squared error of v, which is finite at either end of the levels; one outlier must not move the mean.
@@ -163,6 +165,30 @@ def main(arguments: list[str] | None = None) -> None:
         if step % 100 == 0:
             progress.set_postfix(loss=f"{loss.item():.5f}")
     average.copy_to(network.parameters())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, measure and save the pipeline with its figures."""
+    parser = argparse.ArgumentParser("python -m alignkit_diffusers.train_digits", description="Train the digits U-net.")
+    parser.add_argument("--steps", type=int, default=PHASES[0].steps, help="of the first phase; others in proportion")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=DIGITS, help="folder of the pipeline, figures.json in it")
+    options = parser.parse_args(arguments)
+    # One thread: at this size more of them cost more than they save, and sums keep their order.
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    started = time.perf_counter()
+
+    teacher = ak.base.digits()
+    images = torch.as_tensor(teacher.sample(min(1 << 15, 64 * options.steps), seed=options.seed))[:, None]
+    network, scheduler = digits_network(), digits_scheduler()
+    distances = {}
+    for number, phase in enumerate(PHASES):
+        share = options.steps / PHASES[0].steps
+        batches = NoisyDigits(images, scheduler, torch.Generator().manual_seed(options.seed + number))
+        cut = replace(phase, steps=max(1, round(share * phase.steps)))
+        train_phase(network, teacher, batches, cut, f"phase {number + 1} of {len(PHASES)}")
+        distances[f"after phase {number + 1}"] = distance_to_teacher(network, teacher, batches)
     network.eval()
 
     DDPMPipeline(network, scheduler).save_pretrained(options.output, safe_serialization=True)
@@ -171,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seed": options.seed,
         "training_minutes": round((time.perf_counter() - started) / 60, 1),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "distance_to_teacher": distance_to_teacher(network, teacher, batches),
+        "distance_to_teacher": distances,
     }
     text = json.dumps(figures, indent=2)
     (options.output / "figures.json").write_text(text + "\n")
