@@ -21,7 +21,7 @@ from alignkit_diffusers.parametrisation import Parametrisation
 from alignkit_diffusers.schedulers import parametrisation_of
 from alignkit_diffusers.tilted_levels import Levels, levels_at, wide
 
-__all__ = ["Tilt", "drop_in"]
+__all__ = ["Tilt", "drop_in", "not_saved"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +128,10 @@ class _TiltedAnswer:
             told = levels.of_denoiser(self.tilt.particles.denoise, sample)
             chosen = torch.tensor(by_particles, device=sample.device).reshape(-1, *(1,) * (sample.ndim - 1))
             found = told if all(by_particles) else torch.where(chosen, told, found)
+        # What half precision cannot hold is not finite either.
+        found = found.to(sample.dtype)
         self._check(found, given[self.timestep_name], levels)
-        return self._as_answered(found.to(sample.dtype), rest, answered, given.get("return_dict", True))
+        return self._as_answered(found, rest, answered, given.get("return_dict", True))
 
     def _check(self, found: Tensor, timestep: Any, levels: Levels) -> None:
         if not bool(torch.isfinite(found).all()):
