@@ -124,7 +124,8 @@ class Empirical(ExactLaw):
             (n, *shape), of x's kind, dtype and device.
         """
         xp = array_api_compat.array_namespace(x)
-        data, scored, centre = self._constants(x)
+        scored, centre = self._constants(x)
+        data = scored[:, :-2]
         flat = self._flat(x) - centre
         on_host = str(array_api_compat.device(x)) == "cpu"
         step = max(1, (_CACHE_ENTRIES if on_host else _BLOCK_ENTRIES) // self.data.shape[0])
@@ -139,14 +140,14 @@ class Empirical(ExactLaw):
         return xp.reshape(xp.concat(parts, axis=0), x.shape)
 
     def _constants(self, x: Any) -> tuple[Any, ...]:
-        """Centred data x_i (N, d), the rows (x_i, −‖x_i‖²/2, log w_i) (N, d + 2) and the centre (d,), beside x."""
+        """The rows (x_i, −‖x_i‖²/2, log w_i), (N, d + 2), of centred data, and the centre (d,), beside x."""
         xp, device = array_api_compat.array_namespace(x), array_api_compat.device(x)
         key = (xp.__name__, str(x.dtype), str(device))
         if key not in self._device_copies:
             data = self.data - self._centre
             scored = np.column_stack([data, -0.5 * (data**2).sum(axis=1), self._log_weights])
             self._device_copies[key] = tuple(
-                xp.asarray(values, dtype=x.dtype, device=device) for values in (data, scored, self._centre)
+                xp.asarray(values, dtype=x.dtype, device=device) for values in (scored, self._centre)
             )
         return self._device_copies[key]
 
