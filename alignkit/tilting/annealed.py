@@ -183,6 +183,8 @@ class _Annealing:
         mover, calibration = self._mover(path, current, float(exponents.std()))
         # M₀ is a constant, of which the first reweighting does not know.
         self._resampling.scale(float(path.log_density(current.features[:1], 0.0)[0]))
+        if self._progress is not None:
+            self._progress("annealing", 0, 100)
         while self._share < 1.0:
             path, current = self._raise_share(path, mover, current)
         if not path.is_exact and measure is None:

@@ -56,6 +56,8 @@ class TorchTiltSession:
         self._calls_per_draw = chosen.evaluations(denoiser_calls(base, nfe))
         self.nfe_per_draw = self._calls_per_draw * base.evaluations_per_denoise
         self._rows_at_most: int | None = None
+        #: Called after every evaluation while somebody waits for rows.
+        self._told: Callable[[], None] | None = None
         self._directions = self._tensor(directions)
         self._base_mean = self._denoise(torch.zeros_like(self._directions[:1]), base.sigma_max)
 
@@ -77,6 +79,8 @@ class TorchTiltSession:
     def _flat_denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The base's own denoiser, of flat rows (n, d)."""
         found: torch.Tensor = self.base.denoise(x.reshape(-1, *self.base.shape), sigma).reshape(x.shape)
+        if self._told is not None:
+            self._told()
         return found
 
     @torch.no_grad()
@@ -138,15 +142,24 @@ class TorchTiltSession:
         )
 
     def _by_chunks(
-        self, work: Callable[[int, int, Floats], torch.Tensor], coordinates: Floats, rows: int, progress: Progress
+        self,
+        work: Callable[[int, int, Floats], torch.Tensor],
+        coordinates: Floats,
+        rows: int,
+        progress: Progress,
+        calls: int = 1,
     ) -> torch.Tensor:
-        """Rows that `work(start, stop, their coordinates)` makes, (rows, *shape), as many at once as memory holds."""
+        """Rows that `work(start, stop, their coordinates)` makes, (rows, *shape), as many at once as memory holds.
+
+        Each takes so many calls of the denoiser, which progress is told by.
+        """
         out = torch.empty((rows, self.base.ambient), dtype=self.dtype, device=self.device)
         row_bytes = self.base.row_bytes or self.base.ambient * _COPIES_PER_ROW * self.dtype.itemsize
         step = min(rows_that_fit(row_bytes, free_memory(self.device)), self._rows_at_most or rows)
         start = 0
         while start < rows:
             stop = min(rows, start + step)
+            self._told = None if progress is None else _counted(progress, start, stop, rows, calls)
             try:
                 out[start:stop] = work(
                     start, stop, coordinates if coordinates.shape[0] == 1 else coordinates[start:stop]
@@ -156,6 +169,8 @@ class TorchTiltSession:
                     raise
                 step = self._rows_at_most = (stop - start) // 2
                 continue
+            finally:
+                self._told = None
             start = stop
             if progress is not None:
                 progress("sampling", stop, rows)
@@ -182,7 +197,7 @@ class TorchTiltSession:
             steps = step_noise(seed, stage=stage, first_row=first_row + start)
             return self._from_top(self._tilts(part), noise, steps, f"drawing from σ_max, in stage {stage}")
 
-        return self._by_chunks(work, coordinates, rows, progress)
+        return self._by_chunks(work, coordinates, rows, progress, self._calls_per_draw)
 
     def noise(self, rows: int, *, seed: int, stage: int = 0, first_row: int = 0) -> torch.Tensor:
         """The noise that draws start at, (rows, d); see `alignkit.contracts.PushforwardSession`."""
@@ -200,7 +215,7 @@ class TorchTiltSession:
         def work(start: int, stop: int, _: Floats) -> torch.Tensor:
             return self._from_top(None, noise[start:stop], None, "drawing from given noise")
 
-        return self._by_chunks(work, np.zeros((1, 1)), noise.shape[0], progress)
+        return self._by_chunks(work, np.zeros((1, 1)), noise.shape[0], progress, self._calls_per_draw)
 
     @torch.no_grad()
     def renoise(
@@ -227,7 +242,8 @@ class TorchTiltSession:
             occasion = f"renoising, in stage {stage}"
             return self._solve(self._tilts(part), noisy, sigma=sigma, nfe=nfe, occasion=occasion, noise=steps)
 
-        return self._by_chunks(work, coordinates, x.shape[0], progress)
+        calls = solver_named(self._solver).evaluations(nfe)
+        return self._by_chunks(work, coordinates, x.shape[0], progress, calls)
 
     def means(self, coordinates: Floats, sigma: float) -> Floats:
         """⟨direction, D(m₀ + σ²θ, σ)⟩, (j, m); see `alignkit.contracts.DenoisingTiltSession`."""
@@ -250,3 +266,17 @@ class TorchTiltSession:
     def take(self, x: torch.Tensor, indices: NDArray[np.int64]) -> torch.Tensor:
         """Rows of a device array by index."""
         return x[torch.as_tensor(indices, device=x.device)]
+
+
+def _counted(
+    progress: Callable[[str, int, int], None], start: int, stop: int, rows: int, calls: int
+) -> Callable[[], None]:
+    """Tells progress, evaluation by evaluation, as if rows were ready one after the other."""
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done = min(done + 1, calls)
+        progress("sampling", start + (stop - start) * done // calls, rows)
+
+    return tell

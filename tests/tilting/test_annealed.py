@@ -32,8 +32,8 @@ UNIT = np.full(16, 0.25)
 
 def learned(law, **options):
     """A law known through its denoiser, without the promise that it is exact."""
-    denoise = law if callable(law) else law.denoise
-    shape = (16,) if callable(law) else law.shape
+    is_law = isinstance(law, ak.base.BaseLaw)
+    denoise, shape = (law.denoise, law.shape) if is_law else (law, (16,))
     return ak.base.Denoiser(denoise, shape, sigma_min=0.002, sigma_max=80.0, **options)
 
 
