@@ -9,7 +9,7 @@ PEERS := .venv-peers
 PROX_PEERS := .venv-peers-prox
 WORKERS ?= 2
 
-.PHONY: demo test lint bench bench-peers clean
+.PHONY: demo test lint bench bench-peers docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/alignkit demo
@@ -22,6 +22,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The API reference, made of the docstrings, into docs/html.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/reference.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks
@@ -56,4 +60,4 @@ $(VENV)/.%: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/html
