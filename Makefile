@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PROX_PEERS := .venv-peers-prox
 WORKERS ?= 2
+TUTORIALS := $(wildcard tutorials/[0-9]*.py)
 
-.PHONY: demo test lint bench bench-peers docs clean
+.PHONY: demo test lint bench bench-peers tutorials docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/alignkit demo
@@ -29,6 +30,15 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks
+
+tutorials: $(TUTORIALS:tutorials/%.py=tutorials/html/%.html)
+
+# Without pyplot, a notebook draws no figure unless its kernel is told to.
+tutorials/html/%.html: tutorials/%.py $(VENV)/.docs
+	mkdir -p $(@D)
+	$(BIN)/jupytext --quiet --to ipynb --output $(@:.html=.ipynb) $<
+	$(BIN)/jupyter-nbconvert --to html --execute --embed-images --ExecutePreprocessor.kernel_name=python3 \
+		--ExecutePreprocessor.extra_arguments=--matplotlib=inline $(@:.html=.ipynb)
 
 bench-peers: $(PEERS)/.made $(PROX_PEERS)/.made
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m tests.benchmarks.kl_peers
@@ -60,4 +70,4 @@ $(VENV)/.%: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/html
+	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/html tutorials/html

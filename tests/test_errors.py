@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,10 +220,3 @@ def test_every_class_has_a_case() -> None:
         if isinstance(value, type) and issubclass(value, AlignkitError) and value is not AlignkitError
     }
     assert classes == {case.error for case in CASES.values()}
-
-
-def test_the_page_of_common_errors_shows_what_is_printed() -> None:
-    page = Path(__file__).parents[1] / "tutorials" / "errors.md"
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    failures, tried = doctest.testfile(str(page), module_relative=False, encoding="utf-8", optionflags=flags)
-    assert tried >= 10 and failures == 0
