@@ -132,11 +132,12 @@ print(aligned["best template"].certificate)
 
 # %%
 def draws_on_truth() -> Figure:
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3, sharex=True, sharey=True), rewards, strict=True):
         axes.contour(ticks, ticks, density.T, levels=6, colors="#8a929b", linewidths=0.7)
         axes.plot(*draws[name].T, ".", markersize=2, alpha=0.5, color="#0072b2")
-        axes.contour(ticks, ticks, truth[name].T, levels=6, colors="#d55e00", linewidths=0.9)
+        levels = truth[name].max() * np.array([0.003, 0.03, 0.3])
+        axes.contour(ticks, ticks, truth[name].T, levels=levels, colors="#d55e00", linewidths=0.9)
         axes.set(title=name, xlabel="w₀", aspect="equal", xlim=(-6, 6), ylim=(-6, 6))
     return figure
 
