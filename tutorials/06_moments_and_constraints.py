@@ -112,6 +112,11 @@ balanced = shares(even.sample(DRAWS, seed=1))
 print("after ", np.round(balanced, 3), f"spread {balanced.std():.3f}")
 
 # %% [markdown]
+# The averages are met to rounding, and the shares come nearer to even, but not all the way: q meets the averages
+# partly by moving every class a little, since that is closer to the generator. You get the closest law with what you
+# asked for.
+
+# %% [markdown]
 # ## A budget in place of a price
 #
 # Now a reward too: more of what looks like a three. If you would rather say how far q may go than what a nat is
