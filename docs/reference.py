@@ -44,7 +44,7 @@ def write_reference(folder: Path) -> None:
         loaded = import_module(module)
         for name in names:
             getattr(loaded, name)
-        loaded.__all__ = list(names)  # type: ignore[attr-defined]
+        loaded.__all__ = list(names)
     contents = "\n".join(f"- `{module}`: {purpose}" for module, purpose in MODULES.items())
     alignkit.__doc__ = f"{alignkit.__doc__}\n{contents}\n"
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"alignkit {alignkit.__version__}")
