@@ -180,7 +180,7 @@ class TestProblem:
             problem.compile()
         text = problem.explain()
         assert text.endswith(f"IntractableError: {caught.value}")
-        assert "ak.Wasserstein(weight=3) in place of KL. (Then concave proximal transport, solved by torch.)" in text
+        assert "ak.Wasserstein(weight=3) in place of KL. (Then concave proximal transport, solved by numba.)" in text
 
     def test_no_suggestions_are_made_for_what_is_tractable(self):
         for reward, closeness in ((ak.sum(X), KL), (ak.sum(X), W), (-ak.norm1(X), W)):

@@ -219,7 +219,7 @@ class TestMemory:
             (1 << 20, 0, 1),
             (1 << 30, 1 << 20, 1),
             (1, 1 << 40, devices.ROWS_MAX),
-            (1 << 20, None, 512),
+            (1 << 20, None, 64),
         ],
     )
     def test_half_of_what_is_free_is_filled(self, row_bytes, free, rows):
