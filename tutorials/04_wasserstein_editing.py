@@ -102,10 +102,11 @@ for name, cost in costs.items():
     aligned = problem.solve(seed=0)
     edits[name] = aligned.transport(mine)
     changed = np.abs(edits[name] - mine) > 1e-6
-    left_over = np.abs(edits[name] - edits[name][:, :, ::-1]).sum(axis=(1, 2)).max()
-    print(f"{name:8} backend {aligned.plan.backend}: {changed.mean(axis=0).sum():.1f} pixels changed a digit, ")
-    print(f"{'':8} of which to a grey {(changed & (np.abs(edits[name]) < 0.99)).mean(axis=0).sum():.1f}; ", end="")
-    print(f"largest asymmetry left {left_over:.1e}")
+    grey = changed & (np.abs(edits[name]) < 0.99)
+    print(
+        f"{name:8} solved by {aligned.plan.backend}: {changed.sum() / len(mine):.1f} pixels changed a digit, "
+        f"{grey.sum() / len(mine):.1f} of them to a grey"
+    )
 
 # %% [markdown]
 # ## Wrong turns

@@ -36,7 +36,7 @@ def score(ink):
     return 0.6 * np.sin(3 * ink) + 1.2 * np.cos(0.7 * ink)
 
 
-CONSTANT, WEIGHT = 0.6 * 3 + 1.2 * 0.7, 0.25
+CONSTANT, WEIGHT = 0.6 * 3 + 1.2 * 0.7, 1.0
 ink = ak.sum(x) / 8
 problem = ak.Problem(ak.lipschitz(score, CONSTANT, ink), base, ak.Wasserstein(weight=WEIGHT))
 print(problem.explain())
@@ -136,7 +136,8 @@ for name in ("numba", "grids"):
 # %% [markdown]
 # ## The picture
 #
-# T along the feature: draws climb to a peak that is worth the way, and where the best peak changes, T jumps.
+# T along the feature (grey: staying where one is): draws climb to a peak that is worth the way, and where another peak
+# becomes the better one, T jumps.
 
 
 # %%
@@ -144,9 +145,9 @@ def map_along_feature() -> Figure:
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     above.plot(feature, reached, ".", color="#0072b2", markersize=4)
-    above.axline((-5, -5), slope=1, color="#8a929b", linewidth=0.8)
-    above.set(ylabel="ink after")
     line = np.linspace(feature.min() - 0.5, feature.max() + 0.5, 500)
+    above.plot(line, line, color="#8a929b", linewidth=0.8)
+    above.set(ylabel="ink after")
     below.plot(line, score(line), color="#d55e00")
     below.plot(reached, score(reached), ".", color="#0072b2", markersize=4)
     below.set(xlabel="ink before (above), ink (below)", ylabel="score")
