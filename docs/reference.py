@@ -20,8 +20,11 @@ MODULES = {
     "alignkit.transport.costs": "transport costs, `ak.costs`",
     "alignkit.errors": "errors and statuses, `ak.errors`",
     "alignkit.certificates": "what `aligned.certificate` is",
+    "alignkit.estimates": "its figures, with their standard errors",
+    "alignkit.report.plots": "what `aligned.plot` draws",
     "alignkit.contracts": "what backends are asked, and what they answer",
     "alignkit.registry": "how backends are found",
+    "alignkit.noise": "where every random draw comes from",
     "alignkit.testing": "the conformance suite that examines them",
 }
 

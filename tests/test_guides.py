@@ -14,7 +14,7 @@ import pytest
 import alignkit as ak
 
 ROOT = Path(__file__).parents[1]
-GUIDES = sorted(path.name for path in (ROOT / "tutorials").glob("*.md") if ">>> " in path.read_text(encoding="utf-8"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "tutorials").glob("*.md"))]
 CLOSENESS = {"KL": ak.KL(weight=2.0), "Wasserstein": ak.Wasserstein(weight=2.0)}
 
 
@@ -40,10 +40,15 @@ def test_the_examples_print_what_they_show(name: str) -> None:
     assert tried >= 10 and failures == 0
 
 
-@pytest.mark.parametrize("name", GUIDES)
-def test_links_lead_somewhere(name: str) -> None:
-    links = re.findall(r"\]\(([^)#]+)", read(name))
-    assert [link for link in links if "://" not in link and not (ROOT / "tutorials" / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_readme_leads_to_the_guides() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"](tutorials/{name})" in text for name in ("choose_a_route.md", "extending.md", "atoms.md"))
 
 
 def route_or_error(reward: ak.Expression, base: ak.base.BaseLaw, closeness: Any) -> tuple[str, int | None]:

@@ -17,7 +17,10 @@ import pytest
 import alignkit as ak
 import alignkit.certificates
 import alignkit.contracts
+import alignkit.estimates
+import alignkit.noise
 import alignkit.registry
+import alignkit.report.plots
 import alignkit.testing
 from alignkit.expressions import ENTRIES
 
@@ -30,8 +33,11 @@ MODULES = (
     ak.costs,
     ak.errors,
     alignkit.certificates,
+    alignkit.estimates,
+    alignkit.report.plots,
     alignkit.contracts,
     alignkit.registry,
+    alignkit.noise,
     alignkit.testing,
 )
 
