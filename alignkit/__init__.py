@@ -1,14 +1,16 @@
 """alignkit: declare a reward, and turn a pre-trained diffusion model into a sampler that favours it.
 
-    import alignkit as ak
+```python
+import alignkit as ak
 
-    base = ak.base.digits()
-    x = ak.Variable(base.shape)
-    problem = ak.Problem(8 * ak.mean(x[:4, :]), base, ak.KL(weight=2.0))
-    print(problem.explain())
-    aligned = problem.solve(seed=0)
-    images = aligned.sample(256, seed=1)
-    print(aligned.certificate)
+base = ak.base.digits()
+x = ak.Variable(base.shape)
+problem = ak.Problem(8 * ak.mean(x[:4, :]), base, ak.KL(weight=2.0))
+print(problem.explain())
+aligned = problem.solve(seed=0)
+images = aligned.sample(256, seed=1)
+print(aligned.certificate)
+```
 """
 
 from __future__ import annotations
