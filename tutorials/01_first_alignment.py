@@ -4,9 +4,12 @@
 # *I have a diffusion model, and a score for what it draws. How do I get a sampler that scores higher, how far does it
 # leave the model behind, and how would I know that it is right?*
 #
-# alignkit takes the model's law p and your reward r, and fits a sampler of the law q that maximises E_q[r(x)] −
-# λ·KL(q‖p). λ is the price of leaving p: reward per nat. The best q is known, p·exp(r/λ); how to draw from it is what
-# the library works out. The model here is a small one that is shipped: 8×8 handwritten digits, pixels from −1 to 1.
+# alignkit takes the model's law p and your reward r, and fits a sampler of the law q that
+# maximises E_q[r(x)] − λ·KL(q‖p). λ is the price of leaving p: reward per nat. The best q is known, p·exp(r/λ); how to
+# draw from it is what the library works out. The model here is a small one that is shipped: 8×8 handwritten digits,
+# pixels from −1 to 1.
+#
+# These pages need `pip install '.[docs]'` in the repository; `make tutorials` does that too, and runs and renders them.
 
 # %%
 import os
