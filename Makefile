@@ -24,9 +24,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The API reference, made of the docstrings, into docs/html.
+# The API reference, made of the docstrings, into tutorials/html/reference.
 docs: $(VENV)/.docs
-	$(BIN)/python docs/reference.py
+	$(BIN)/python tutorials/reference.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks
@@ -70,4 +70,4 @@ $(VENV)/.%: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/html tutorials/html
+	rm -rf $(VENV) $(PEERS) $(PROX_PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis tutorials/html

@@ -26,7 +26,7 @@ from alignkit.expressions import ENTRIES
 
 pytestmark = pytest.mark.skipif(find_spec("pdoc") is None, reason="pdoc is not installed: pip install 'alignkit[docs]'")
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "reference.py"
+SCRIPT = Path(__file__).parents[1] / "tutorials" / "reference.py"
 MODULES = (
     ak,
     ak.base,

@@ -19,7 +19,8 @@ from alignkit.cli import main
 from alignkit.errors import BackendRefusedError, BackendUnavailableError
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"alignkit", *(f"alignkit_{name}" for name in ("cvxpy", "diffusers", "grid", "numba", "ott", "pyomo", "torch"))}
+ENGINES = ("cvxpy", "diffusers", "grid", "numba", "ott", "pyomo", "torch")
+PACKAGES = {"alignkit", *(f"alignkit_{name}" for name in ENGINES)}
 SHIPPED = {"cvxpy", "diffusers", "exact", "numba", "pyomo", "torch"}
 BASE = ak.base.Gaussian([0.0, 0.0], 1.0)
 X = ak.Variable((2,))

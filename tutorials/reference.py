@@ -1,4 +1,4 @@
-"""`python docs/reference.py [FOLDER]`: the API reference in HTML, made of the docstrings by pdoc; needs no network."""
+"""`python tutorials/reference.py [FOLDER]`: the API reference in HTML, made of the docstrings by pdoc; needs no network."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def write_reference(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "html"
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "html" / "reference"
     write_reference(target)
     print(target / "index.html")
