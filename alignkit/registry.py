@@ -65,7 +65,8 @@ class Manifest:
         lowering: path of a table from atoms to the engine's own expressions.
         base_laws: from the name of a base law to the path of the function that makes it.
         importer: path of a function that turns the engine's own objects into alignkit's.
-        model_importer: path of a function that makes a base law of the engine's own model; see `ak.base.from_diffusers`.
+        model_importer: path of a function that makes a base law of the engine's own model; see
+            `ak.base.from_diffusers`.
         pipeline_tilt: path of a function that makes the engine's own pipeline sample a tilted law; see
             `ak.tilted_pipeline`.
         cost_importer: path of a function that turns the engine's own transport costs into `ak.costs.Cost`s.

@@ -1,4 +1,4 @@
-"""`python tutorials/reference.py [FOLDER]`: the API reference in HTML, made of the docstrings by pdoc; needs no network."""
+"""`python tutorials/reference.py [FOLDER]`: the API reference in HTML, made of the docstrings by pdoc, offline."""
 
 from __future__ import annotations
 
