@@ -99,8 +99,8 @@ for name, candidate in candidates.items():
 # %% [markdown]
 # ## On digits
 #
-# More ink in the upper half than in the lower. So that KL takes a moment here, the law is that of a few thousand draws
-# of the shipped model: the aligned law under KL then chooses among them. (Tutorial 1 aligns the model itself.)
+# More ink in the upper half than in the lower. So that KL takes a moment here, the law is that of finitely many
+# draws of the shipped model: the aligned law under KL then chooses among them. (Tutorial 1 aligns the model itself.)
 
 # %%
 pictures = ak.base.digits().sample(MODEL_DRAWS, seed=0)
@@ -114,7 +114,7 @@ by_moving = ak.Problem(top_heavy, digits, ak.Wasserstein(weight=64 / distance)).
 print(by_choice.certificate, by_moving.certificate, sep="\n\n")
 
 # %% [markdown]
-# The rewards agree up to their standard errors, the pictures do not. Under KL they are digits that the model draws,
+# Both gain the same reward, and the pictures are not alike. Under KL they are digits that the model draws,
 # more of those with ink above. Under Wasserstein they are the digits of before, one half a little darker and the other
 # a little lighter, everywhere alike, so that ink and paper leave the range of pixels that the model keeps to:
 
@@ -134,8 +134,8 @@ except ak.errors.ParameterError as error:
     print(error)
 
 # %% [markdown]
-# So: *KL* to have draws that look as if the model had made them; it cannot edit. *Wasserstein* to
-# edit given pictures, to keep every mode, or to go further than the model does; it knows nothing of what is likely.
+# So: *KL* to have draws that look as if the model had made them; it cannot edit. *Wasserstein* to edit given pictures, to
+# keep every mode, or to go further than the model does; it knows nothing of what is likely.
 
 # %%
 by_choice.plot.samples()
