@@ -134,8 +134,8 @@ except ak.errors.ParameterError as error:
     print(error)
 
 # %% [markdown]
-# So: *KL* to have draws that look as if the model had made them; it cannot edit. *Wasserstein* to edit given pictures, to
-# keep every mode, or to go further than the model does; it knows nothing of what is likely.
+# So: *KL* to have draws that look as if the model had made them; it cannot edit. *Wasserstein* to edit given pictures,
+# to keep every mode, or to go further than the model does; it knows nothing of what is likely.
 
 # %%
 by_choice.plot.samples()
