@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -226,8 +227,8 @@ def require(name: str, capability: str, statuses: Sequence[BackendStatus] | None
         raise BackendUnavailableError(
             f"There is no backend {name!r}; registered: {known}.",
             ways_out=[
+                *(f"Did you mean {near!r}?" for near in difflib.get_close_matches(name, held, n=1)),
                 "`alignkit backends` lists them with what each offers.",
-                f"If it is one of alignkit's extras: pip install 'alignkit[{name}]'.",
             ],
         )
     status = held[name]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 import alignkit as ak
 from alignkit.report.samples import sample_figure
@@ -111,3 +114,11 @@ def test_moves_in_the_plane_are_drawn():
     np.testing.assert_array_equal(ways[:, 0], before)
     np.testing.assert_array_equal(ways[:, 1], after)
     assert np.isnan(ways[:, 2]).all()
+
+
+def test_notebooks_show_what_a_cell_ends_with():
+    """As a picture, of which they look for `_repr_png_`."""
+    shown = sample_figure({"x": draws((8, 8))})._repr_png_()
+    picture = Image.open(BytesIO(shown))
+    assert picture.format == "PNG" and min(picture.size) > 100
+    assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -237,9 +237,9 @@ class TestErrors:
             registry.require("zzz", "tilt_sampler")
         assert isinstance(caught.value, LookupError)
 
-    def test_extras_that_are_not_installed_name_the_extra(self):
-        with pytest.raises(BackendUnavailableError, match=r"pip install 'alignkit\[no_such_extra\]'"):
-            TILT.solve(seed=0, backend="no_such_extra")
+    def test_misspelt_backends_name_the_nearest(self):
+        with pytest.raises(BackendUnavailableError, match="Did you mean 'torch'"):
+            TILT.solve(seed=0, backend="torhc")
 
     def test_offers_nobody_makes(self):
         with pytest.raises(BackendUnavailableError, match="base law 'unicorns'"):

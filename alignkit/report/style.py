@@ -27,9 +27,9 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **subplots: A
     Returns:
         the figure, and its axes, (rows, columns).
     """
-    from matplotlib.figure import Figure
+    from alignkit.report.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **subplots)
     for one in np.ravel(axes):
         one.spines[["top", "right"]].set_visible(False)
