@@ -22,8 +22,8 @@ import alignkit as ak
 from alignkit_diffusers import DIGITS
 
 FAST = os.environ.get("ALIGNKIT_FAST") == "1"
-DRAWS = 64 if FAST else 256
-PARTICLES = 128 if FAST else 512
+DRAWS = 64 if FAST else 128
+PARTICLES = 128 if FAST else 384
 diffusers.utils.logging.disable_progress_bar()
 diffusers.utils.logging.set_verbosity_error()
 
