@@ -332,9 +332,10 @@ def _checked_theta(theta: ArrayLike, base: BaseLaw) -> Floats:
 def _check_particles(particles: int | None) -> None:
     if particles is None:
         return
-    if not isinstance(particles, int) or particles < ISLANDS or particles % ISLANDS:
+    if not isinstance(particles, int) or particles < 2 * ISLANDS or particles % ISLANDS:
         raise ParameterError(
-            f"particles must be a positive multiple of {ISLANDS}, not {particles!r}.", ways_out=["Leave it out."]
+            f"particles must be a multiple of {ISLANDS}, two or more of it, not {particles!r}.",
+            ways_out=["Leave it out."],
         )
 
 

@@ -342,7 +342,7 @@ class TestBadInput:
         with pytest.raises(ParameterError, match="seed"):
             ak.tilt(BASE, THETA, seed=-1)
 
-    @pytest.mark.parametrize("particles", [0, -16, 100, 64.0])
+    @pytest.mark.parametrize("particles", [0, -16, 16, 100, 64.0])
     def test_particles(self, particles):
         with pytest.raises(ParameterError, match="multiple of 16"):
             ak.tilt(BASE, THETA, particles=particles)
