@@ -9,6 +9,7 @@ __all__ = [
     "ACCELERATED_PROXIMAL_GRADIENT",
     "DISCIPLINED_CONVEX_PROGRAMMING",
     "PRECONDITIONED_CRANK_NICOLSON",
+    "PROXIMAL_MAPS",
     "QUADRATIC_REWARDS",
     "RISK_VIA_TRANSPORT",
     "TRACTABILITY_LANDSCAPE",
@@ -123,6 +124,16 @@ RISK_VIA_TRANSPORT = Citation(
     kind="article",
     arxiv="1604.01446",
     doi="10.1287/moor.2018.0936",
+)
+
+PROXIMAL_MAPS = Citation(
+    key="parikh_boyd_2014",
+    title="Proximal algorithms",
+    year=2014,
+    authors=("N. Parikh", "S. Boyd"),
+    venue="Foundations and Trends in Optimization 1(3), 127–239",
+    kind="article",
+    doi="10.1561/2400000003",
 )
 
 ACCELERATED_PROXIMAL_GRADIENT = Citation(

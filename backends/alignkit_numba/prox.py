@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from alignkit.citations import Citation
+from alignkit.citations import PROXIMAL_MAPS, Citation
 from alignkit.contracts import (
     Bid,
     Floats,
@@ -26,15 +26,11 @@ from alignkit.expressions.splitting import split
 from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
 from alignkit.transport.chains import total_variation_form
 from alignkit_numba.chain_session import TAUT_STRING, ChainSession, chain_seconds
+from alignkit_numba.closed_form_session import ClosedFormSession
 from alignkit_numba.methods import Kernel, method_of, runs_on
 from alignkit_numba.polytope_session import DUAL_SIMPLEX, PolytopeSession, sparse_form
-from alignkit_numba.quadratic_session import (
-    PROXIMAL_MAPS,
-    QuadraticSession,
-    dominated_quadratic,
-    quadratic_seconds,
-)
-from alignkit_numba.separable_session import SeparableSession, concave_separable, separable_seconds
+from alignkit_numba.quadratic_rewards import dominated_quadratic, quadratic_map, quadratic_seconds
+from alignkit_numba.separable_rewards import concave_separable, separable_map, separable_seconds
 
 __all__ = ["NumbaProxSolver", "NumbaSession"]
 
@@ -121,12 +117,13 @@ def _offer(problem: ProxProblem) -> _Offer | Uncanonical:
     quadratic = dominated_quadratic(problem)
     if quadratic is not None:
         seconds = quadratic_seconds(problem.dimension)
-        session = partial(QuadraticSession, problem, quadratic)
+        session = partial(ClosedFormSession, problem, quadratic, dominated_quadratic, quadratic_map)
         return _Offer("closed form, rows in lanes", seconds, (PROXIMAL_MAPS,), session, Guarantee.EXACT)
     separable = concave_separable(problem)
     if separable is not None:
         seconds, name = separable_seconds(separable), "closed form, coordinate by coordinate"
-        return _Offer(name, seconds, (PROXIMAL_MAPS,), partial(SeparableSession, problem, separable), Guarantee.EXACT)
+        session = partial(ClosedFormSession, problem, separable, concave_separable, separable_map)
+        return _Offer(name, seconds, (PROXIMAL_MAPS,), session, Guarantee.EXACT)
     form = _form(problem)
     if isinstance(form, Uncanonical):
         return form

@@ -5,7 +5,7 @@ Recognition is numpy's work, so that a bid costs no import of torch.
 
 from __future__ import annotations
 
-from alignkit.citations import ACCELERATED_PROXIMAL_GRADIENT, Citation
+from alignkit.citations import ACCELERATED_PROXIMAL_GRADIENT, PROXIMAL_MAPS, Citation
 from alignkit.contracts import Bid, Guarantee, ProxProblem, ProxSession, Refusal
 from alignkit.expressions.splitting import Quadratic
 from alignkit.transport.canonical import ProximalForm, Uncanonical
@@ -15,15 +15,6 @@ from alignkit_torch.prox_plan import plan
 
 __all__ = ["TorchProxSolver"]
 
-_PROXIMAL_MAPS = Citation(
-    key="parikh_boyd_2014",
-    title="Proximal algorithms",
-    year=2014,
-    authors=("N. Parikh", "S. Boyd"),
-    venue="Foundations and Trends in Optimization 1(3), 127–239",
-    kind="article",
-    doi="10.1561/2400000003",
-)
 _INTERIOR_POINTS = Citation(
     key="mehrotra_1992",
     title="On the implementation of a primal–dual interior point method",
@@ -93,7 +84,7 @@ class TorchProxSolver:
             seconds = _SECONDS_TO_OPEN + _SECONDS_PER_FACTOR * k**3
             seconds += rows * (_SECONDS_PER_ROW + 2 * k**2 * _SECONDS_PER_PRODUCT)
             method = "quadratic closed form"
-        return Bid(self.name, method, Guarantee.EXACT, seconds, citations=(_PROXIMAL_MAPS,))
+        return Bid(self.name, method, Guarantee.EXACT, seconds, citations=(PROXIMAL_MAPS,))
 
     def open(self, problem: ProxProblem) -> ProxSession:
         """Factorise or tabulate once, for any number of batches.

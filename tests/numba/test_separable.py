@@ -7,8 +7,8 @@ import pytest
 
 import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem
+from alignkit_numba.closed_form_session import ClosedFormSession
 from alignkit_numba.prox import NumbaProxSolver
-from alignkit_numba.separable_session import SeparableSession
 
 K, WEIGHT = 5, 1.5
 w = ak.Variable(K)
@@ -32,7 +32,7 @@ def opened(reward, rows=100, **options):
     bid = NumbaProxSolver().bid(problem)
     assert isinstance(bid, Bid) and bid.guarantee is Guarantee.EXACT
     session = NumbaProxSolver().open(problem)
-    assert isinstance(session, SeparableSession)
+    assert isinstance(session, ClosedFormSession)
     return session
 
 
