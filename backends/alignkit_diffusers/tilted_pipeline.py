@@ -73,6 +73,11 @@ def tilted_pipeline(
         >>> tilted = ak.tilted_pipeline(pipeline, 2 * direction, seed=0)  # doctest: +SKIP
         >>> tilted(batch_size=16, num_inference_steps=50, generator=torch.manual_seed(0)).images  # doctest: +SKIP
     """
+    if isinstance(pipeline, BaseLaw):
+        raise ParameterError(
+            f"tilted_pipeline takes a pipeline of diffusers, not the base law {pipeline.name!r}.",
+            ways_out=["Pass base.pipeline, which it was made of.", "ak.tilt(base, theta) tilts the law itself."],
+        )
     parts = parts_of(pipeline)
     if parts.pipeline is None:
         raise ParameterError(

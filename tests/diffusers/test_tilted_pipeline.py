@@ -481,6 +481,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (ParameterError, "options of its own", pipeline, law, {"guidance_scale": 2.0}),
         (ParameterError, "there is none", pipeline, THETA, {"exact": True, "prompt": "a cat"}),
         (ParameterError, "by itself", pipeline.unet, THETA, {}),
+        (ParameterError, r"not the base law(.|\n)*Pass base\.pipeline", law, THETA, {}),
         (ParameterError, "cannot be mapped", plain(), THETA, {"exact": True}),
     ]
     cases[-1][2].scheduler = diffusers.LCMScheduler()
