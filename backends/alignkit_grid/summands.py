@@ -160,7 +160,10 @@ class LipschitzAlone:
             f"{atom.name} is not Lipschitz with the constant {constant:.6g}: it is {values[0]:.6g} at {shown[0]} and "
             f"{values[1]:.6g} at {shown[1]}, a quotient of {quotient:.6g}.",
             expression=str(atom),
-            ways_out=[f"lipschitz(fn, constant, expression) with a constant of {quotient:.6g} or more."],
+            ways_out=[
+                "lipschitz(fn, constant, expression) with a bound on every slope of fn; "
+                f"{quotient:.6g} is only the steepest that was met.",
+            ],
         )
 
 
