@@ -372,9 +372,9 @@ class TestBadInput:
         ak.Problem(reward, self.base, ak.Wasserstein(weight=2.01 * scale)).compile()
 
     @pytest.mark.parametrize("closeness", [ak.KL(weight=1.0), ak.Wasserstein(weight=1.0)], ids=["KL", "Wasserstein"])
-    def test_unknown_backends_say_what_is_known_and_how_to_install(self, closeness):
+    def test_unknown_backends_say_what_is_known_and_what_was_meant(self, closeness):
         error = self.fails(BackendUnavailableError, "no backend 'ottt'", REWARD, closeness, backend="ottt")
-        assert "torch" in str(error) and "pip install" in str(error)
+        assert "torch" in str(error) and "Did you mean 'ott'?" in str(error)
 
     def test_backends_that_refuse(self):
         error = self.fails(

@@ -27,7 +27,7 @@ _CLASSES = {
     "row_passes": ("read", "write", "write_entries"),
     "transport_layer": ("layer",),
 }
-_FUNCTIONS = ("base_sampler", "importer", "cost_importer", "sample_distance")
+_FUNCTIONS = ("base_sampler", "importer", "model_importer", "pipeline_tilt", "cost_importer", "sample_distance")
 _SECONDS = 120
 
 _LOAD = """

@@ -205,9 +205,10 @@ def test_bounds_of_powers_overflow_to_infinity() -> None:
     assert power(x, -4).over(1e-200, 1.0).range == ex.Interval(1.0, math.inf)
     assert power(x, -4).over(1e-200, 1.0).lipschitz == math.inf
     assert inv_pos(x).over(0.0, math.inf).range == ex.Interval(0.0, math.inf)
-    for build in (sqrt, inv_pos, lambda one: power(one, 3)):
+    above = ex.Interval(0.0, math.inf)
+    for build, around in ((sqrt, ex.Interval()), (inv_pos, above), (lambda one: power(one, 3), above)):
         empty = build(x).over(-5.0, -2.0)
-        assert empty.range == ex.Interval() and empty.lipschitz == 0.0
+        assert empty.range == around and empty.lipschitz == 0.0
 
 
 def test_constants_outside_the_domain_are_refused() -> None:
@@ -387,3 +388,10 @@ def test_large_geometric_means_cost_a_few_passes() -> None:
     mean = geo_mean(ex.Variable(size))
     assert mean.value(np.full(size, 3.0)) == pytest.approx(3.0, rel=1e-10)
     assert mean.over(1.0, 2.0).lipschitz <= 2.0 / math.sqrt(size)
+
+
+def test_an_empty_domain_leaves_a_convex_power_nonnegative() -> None:
+    """It is ∞ everywhere, and its norm is convex, as cvxpy has it."""
+    nowhere = power(-power(ex.exp(ex.Variable((2, 3))), 3), -2)
+    assert nowhere.sign is ex.Sign.NONNEGATIVE
+    assert ex.norm2(nowhere).is_convex()

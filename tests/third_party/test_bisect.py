@@ -129,7 +129,7 @@ class TestInstalled:
             cwd=tmp_path,
         )
         assert "refused: k = 20, and it takes rewards of one feature alone" in found["wide"]
-        assert found["chosen"] == "torch" and "k = 20, and it takes rewards of one feature alone" in found["message"]
+        assert found["chosen"] == "numba" and "k = 20, and it takes rewards of one feature alone" in found["message"]
         assert "refused: not finite everywhere" in found["curved"]
 
     def test_its_own_tests_pass(self, target, tmp_path):

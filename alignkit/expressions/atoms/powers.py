@@ -76,7 +76,8 @@ class Powered(Elementwise):
     def _own_range(self) -> Interval:
         inside = self._inside()
         if inside is None:
-            return Interval()
+            # It is infinite everywhere: above, where it is convex.
+            return Interval() if self.is_atom_concave else Interval(0.0, math.inf)
         ends = power_of(inside.lower, self.p), power_of(inside.upper, self.p)
         return Interval(min(*ends, sys.float_info.max), max(ends))
 
