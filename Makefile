@@ -33,12 +33,12 @@ bench: $(VENV)/.bench
 
 tutorials: $(TUTORIALS:tutorials/%.py=tutorials/html/%.html)
 
-# Without pyplot, a notebook draws no figure unless its kernel is told to.
+# A progress line would be printed anew for each of its steps.
 tutorials/html/%.html: tutorials/%.py $(VENV)/.docs
 	mkdir -p $(@D)
 	$(BIN)/jupytext --quiet --to ipynb --output $(@:.html=.ipynb) $<
-	$(BIN)/jupyter-nbconvert --to html --execute --embed-images --ExecutePreprocessor.kernel_name=python3 \
-		--ExecutePreprocessor.extra_arguments=--matplotlib=inline $(@:.html=.ipynb)
+	TQDM_DISABLE=1 $(BIN)/jupyter-nbconvert --to html --execute --embed-images \
+		--ExecutePreprocessor.kernel_name=python3 $(@:.html=.ipynb)
 
 bench-peers: $(PEERS)/.made $(PROX_PEERS)/.made
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m tests.benchmarks.kl_peers
