@@ -10,7 +10,7 @@ DIGITS = Path(__file__).parent / "digits"
 manifest = Manifest(
     name="diffusers",
     engines=("diffusers", "torch"),
-    install="pip install 'alignkit[diffusers]'",
+    install="pip install diffusers",
     model_importer="alignkit_diffusers.law:from_diffusers",
     pipeline_tilt="alignkit_diffusers.tilted_pipeline:tilted_pipeline",
 )

@@ -7,7 +7,7 @@ __all__ = ["manifest"]
 manifest = Manifest(
     name="numba",
     engines=("numba",),
-    install="pip install 'alignkit[numba]'",
+    install="pip install numba",
     prox_solver="alignkit_numba.prox:NumbaProxSolver",
     row_passes="alignkit_numba.rows:CompiledRowPasses",
 )

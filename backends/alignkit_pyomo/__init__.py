@@ -7,7 +7,7 @@ __all__ = ["manifest"]
 manifest = Manifest(
     name="pyomo",
     engines=("pyomo",),
-    install="pip install 'alignkit[pyomo]'",
+    install="pip install pyomo highspy pyscipopt",
     prox_solver="alignkit_pyomo.prox:PyomoProxSolver",
     lowering="alignkit_pyomo.lowering:LOWERINGS",
 )
