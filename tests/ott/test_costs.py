@@ -183,7 +183,7 @@ def test_other_objects_are_no_ott_costs():
 
 def test_without_ott_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(registry, "is_importable", lambda engine: engine != "ott")
-    with pytest.raises(BackendUnavailableError, match=r"pip install 'alignkit\[ott\]'"):
+    with pytest.raises(BackendUnavailableError, match=r"pip install ott-jax"):
         ak.Wasserstein(weight=1.0, cost=costs.SqEuclidean())
 
 
