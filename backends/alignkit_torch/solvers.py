@@ -63,7 +63,7 @@ class Solver:
     """A method and how many evaluations its steps take, the last step one.
 
     Arguments:
-        method: (denoise, x, steps, tilt, first) to noise-free rows; a stochastic one takes `noise` beside.
+        method: (denoise, x, steps, tilt) to noise-free rows; a stochastic one takes `noise` beside.
         evaluations_per_step: a whole number.
         is_stochastic: whether steps draw noise, so that there is no map from the start to the draw.
     """
@@ -79,7 +79,6 @@ class Solver:
         steps: Sequence[Step],
         tilt: torch.Tensor | None = None,
         *,
-        first: torch.Tensor | None = None,
         noise: StepNoise | None = None,
     ) -> torch.Tensor:
         """Carry rows along the steps; arguments as for `heun`, and `noise` for a stochastic method as for `sde`.
@@ -88,13 +87,13 @@ class Solver:
             ParameterError: a stochastic method without noise.
         """
         if not self.is_stochastic:
-            return self.method(denoise, x, steps, tilt, first)
+            return self.method(denoise, x, steps, tilt)
         if noise is None:
             raise ParameterError(
                 f"{self.method.__name__} draws noise in every step, and was given none.",
                 ways_out=["Pass noise=step_noise(seed).", "Use a deterministic solver."],
             )
-        return self.method(denoise, x, steps, tilt, first, noise=noise)
+        return self.method(denoise, x, steps, tilt, noise=noise)
 
     def steps(self, evaluations: int) -> int:
         """The number of the step that an evaluation falls into, counted from 1; so the steps that so many allow."""
@@ -188,4 +187,14 @@ def _solve(
     if centre is None:
         return solver(denoise, x, steps, tilt, noise=noise)
     first = tilted_denoise(denoise, x, steps[0], tilt)
-    return solver(denoise, x + (first - centre), steps, tilt, first=first, noise=noise)
+    return solver(_answered(first, denoise), x + (first - centre), steps, tilt, noise=noise)
+
+
+def _answered(first: torch.Tensor, denoise: Denoise) -> Denoise:
+    """A denoiser whose first answer is known already."""
+    known = [first]
+
+    def answer(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return known.pop() if known else denoise(x, sigma)
+
+    return answer

@@ -43,7 +43,6 @@ def ancestral(
     x: torch.Tensor,
     steps: Sequence[Step],
     tilt: torch.Tensor | None = None,
-    first: torch.Tensor | None = None,
     *,
     noise: StepNoise,
 ) -> torch.Tensor:
@@ -54,19 +53,15 @@ def ancestral(
         x: (n, *shape), noisy at the first step's σ; not modified.
         steps: from `lay_out`.
         tilt: θ, to broadcast against x, in units of 1/x; None for the base itself.
-        first: D_θ(x, σ) of the first step, where it is known already.
         noise: from `step_noise`.
 
     Returns:
         (n, *shape), noise free.
     """
     for number, step in enumerate(steps[:-1]):
-        if number == 0 and first is not None:
-            x = _posterior(x, first, step, noise(number, x))
-        else:
-            x = ancestral_step(denoise, x, step, tilt, noise=noise(number, x))
+        x = ancestral_step(denoise, x, step, tilt, noise=noise(number, x))
     # The last step is on what is denoised exactly, without noise.
-    return first if first is not None and len(steps) == 1 else tilted_denoise(denoise, x, steps[-1], tilt)
+    return tilted_denoise(denoise, x, steps[-1], tilt)
 
 
 def ancestral_step(
@@ -90,7 +85,6 @@ def sde(
     x: torch.Tensor,
     steps: Sequence[Step],
     tilt: torch.Tensor | None = None,
-    first: torch.Tensor | None = None,
     *,
     noise: StepNoise,
 ) -> torch.Tensor:
@@ -101,11 +95,8 @@ def sde(
     """
     previous = x
     for number, step in enumerate(steps[:-1]):
-        if number == 0 and first is not None:
-            x, previous = _posterior(x, first, step, noise(number, x)), first
-        else:
-            x, previous = sde_step(denoise, x, previous, step, tilt, noise=noise(number, x))
-    return first if first is not None and len(steps) == 1 else tilted_denoise(denoise, x, steps[-1], tilt)
+        x, previous = sde_step(denoise, x, previous, step, tilt, noise=noise(number, x))
+    return tilted_denoise(denoise, x, steps[-1], tilt)
 
 
 def sde_step(
