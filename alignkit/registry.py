@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import BackendUnavailableError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 __all__ = [
+    "CAPABILITIES",
     "GROUP",
     "BackendStatus",
     "Manifest",
@@ -29,22 +30,6 @@ __all__ = [
 ]
 
 GROUP = "alignkit.backends"
-
-_CAPABILITIES = (
-    "tilt_sampler",
-    "prox_solver",
-    "row_passes",
-    "transport_layer",
-    "base_sampler",
-    "lowering",
-    "base_laws",
-    "importer",
-    "model_importer",
-    "pipeline_tilt",
-    "cost_importer",
-    "sample_distance",
-)
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -93,6 +78,10 @@ class Manifest:
     pipeline_tilt: str | None = None
     cost_importer: str | None = None
     sample_distance: str | None = None
+
+
+#: What a manifest may offer, by the names of its fields.
+CAPABILITIES = tuple(one.name for one in fields(Manifest) if one.name not in {"name", "engines", "install"})
 
 
 @dataclass(frozen=True)
@@ -171,7 +160,7 @@ def _status(entry: EntryPoint, distribution: str) -> BackendStatus:
     if missing:
         reason = f"{', '.join(missing)} not installed: {manifest.install}"
         return BackendStatus(entry.name, distribution, manifest, False, reason)
-    offered = ", ".join(name.replace("_", " ") for name in _CAPABILITIES if getattr(manifest, name))
+    offered = ", ".join(name.replace("_", " ") for name in CAPABILITIES if getattr(manifest, name))
     return BackendStatus(entry.name, distribution, manifest, True, offered)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from alignkit.registry import GROUP, Manifest, is_importable
+from alignkit.registry import CAPABILITIES, GROUP, Manifest, is_importable
 from alignkit.testing.conformance import Breach, Check, Promise, Report, expect, run_checks
 
 __all__ = ["ManifestPromise", "check_manifest", "manifest_checks"]
@@ -27,7 +27,6 @@ _CLASSES = {
     "row_passes": ("read", "write", "write_entries"),
     "transport_layer": ("layer",),
 }
-_FUNCTIONS = ("base_sampler", "importer", "model_importer", "pipeline_tilt", "cost_importer", "sample_distance")
 _SECONDS = 120
 
 _LOAD = """
@@ -118,8 +117,8 @@ def _fields(manifest: Manifest) -> None:
 
 def _offers(manifest: Manifest) -> dict[str, str]:
     """The paths a manifest offers, by what they are."""
-    fields = (*_CLASSES, *_FUNCTIONS, "lowering")
-    found = {name: getattr(manifest, name) for name in fields if getattr(manifest, name)}
+    paths = [name for name in CAPABILITIES if name != "base_laws"]
+    found = {name: getattr(manifest, name) for name in paths if getattr(manifest, name)}
     return found | {f"base_laws[{name!r}]": path for name, path in manifest.base_laws.items()}
 
 
