@@ -31,6 +31,7 @@ __all__ = [
 
 GROUP = "alignkit.backends"
 
+
 @dataclass(frozen=True)
 class Manifest:
     """What a backend offers; the object its entry point names.
