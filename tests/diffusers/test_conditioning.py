@@ -7,75 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignkit.errors import ParameterError, ShapeError
 from alignkit_diffusers.conditioning import conditioned
+from tests.diffusers.small_networks import Rows, text_unet, transformer, unet
 
 WIDTH, TOKENS = 8, 5
 
 
 @pytest.fixture(scope="module")
 def text_network() -> Any:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=2,
-        out_channels=2,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    ).eval()
+    return text_unet(channels=2)
 
 
-def transformer(classes: int = 10) -> Any:
-    torch.manual_seed(1)
-    return DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=2,
-        out_channels=4,
-        num_layers=1,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=classes,
-        norm_num_groups=2,
-    ).eval()
-
-
-def labelled_network(classes: int = 3) -> Any:
-    torch.manual_seed(2)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        num_class_embeds=classes,
-    ).eval()
+def labelled_network() -> Any:
+    return unet(num_class_embeds=3)
 
 
 def normal(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Counted:
-    """How many rows a network has seen."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.rows = self.calls = 0
-        network.register_forward_pre_hook(self.count)
-
-    def count(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        self.rows, self.calls = self.rows + given[0].shape[0], self.calls + 1
 
 
 @torch.no_grad()
@@ -92,9 +43,9 @@ def test_guidance_is_of_two_answers_from_one_call(text_network: Any) -> None:
         text_network(sample, timestep, encoder_hidden_states=states.expand(3, -1, -1)).sample
         for states in (without, given)
     ]
-    counted = Counted(text_network)
+    rows = Rows(text_network)
     found = call(sample, timestep)
-    assert (evaluations, counted.rows, counted.calls) == (2, 6, 1)
+    assert (evaluations, rows.seen) == (2, [6])
     torch.testing.assert_close(found, answers[0] + 3 * (answers[1] - answers[0]), rtol=1e-4, atol=1e-5)
 
 
@@ -103,9 +54,9 @@ def test_guidance_is_of_two_answers_from_one_call(text_network: Any) -> None:
 def test_without_guidance_the_condition_is_all_there_is(text_network: Any, scale: float | None) -> None:
     sample, given = normal(2, 2, 8, 8), normal(1, TOKENS, WIDTH)
     call, evaluations = conditioned(text_network, conditioning={"encoder_hidden_states": given}, guidance_scale=scale)
-    counted = Counted(text_network)
+    rows = Rows(text_network)
     found = call(sample, torch.tensor(20.0))
-    assert (evaluations, counted.rows) == (1, 2)
+    assert (evaluations, rows.seen) == (1, [2])
     truth = text_network(sample, 20, encoder_hidden_states=given.expand(2, -1, -1)).sample
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-6)
 

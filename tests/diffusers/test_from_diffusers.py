@@ -18,23 +18,9 @@ from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit_diffusers.law import DiffusersLaw
 from alignkit_diffusers.network_denoiser import place_of
 from tests.diffusers.networks import mixture, mixture_network
+from tests.diffusers.small_networks import transformer, unet
 
 DDPM = diffusers.DDPMScheduler(clip_sample=False)
-
-
-def unet(**changes):
-    torch.manual_seed(0)
-    shape = {
-        "sample_size": 8,
-        "in_channels": 1,
-        "out_channels": 1,
-        "block_out_channels": (8, 16),
-        "norm_num_groups": 4,
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    }
-    return diffusers.UNet2DModel(**shape | changes).eval()
 
 
 def states(network):
@@ -102,12 +88,7 @@ class TestSources:
         assert ak.base.from_diffusers(network.eval(), DDPM).shape == (2, 32)
 
     def test_a_transformer(self):
-        torch.manual_seed(0)
-        options = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "norm_num_groups": 2}
-        network = diffusers.DiTTransformer2DModel(
-            **options, in_channels=2, out_channels=4, sample_size=4, num_embeds_ada_norm=10
-        )
-        law = ak.base.from_diffusers(network.eval(), DDPM, class_labels=3)
+        law = ak.base.from_diffusers(transformer(sample_size=4), DDPM, class_labels=3)
         # The second half of its channels is a learned variance.
         assert law.shape == (2, 4, 4)
 

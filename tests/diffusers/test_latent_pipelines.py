@@ -7,87 +7,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    EulerDiscreteScheduler,
-    UNet2DConditionModel,
-)
-from torch import nn
+from diffusers import DDIMScheduler, DiTPipeline, EulerDiscreteScheduler
 
 import alignkit as ak
 from alignkit.errors import ParameterError, ShapeError
 from alignkit.tilting.tilted_law import TiltedLaw
 from alignkit_diffusers.tilted_pipeline import tilted_pipeline
 from tests.diffusers.pipelines import TextPipeline
+from tests.diffusers.small_networks import Rows, autoencoder, seeded, text_unet, transformer
 
 LATENT = (4, 8, 8)
 THETA = np.random.default_rng(0).normal(size=LATENT) / 16
 PROMPT: dict[str, Any] = {"prompt": "a cat", "guidance_scale": 4.0}
 
 
-def autoencoder() -> Any:
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        latent_channels=4,
-        layers_per_block=1,
-    ).eval()
-
-
 def text_pipeline(dtype: torch.dtype = torch.float32, scheduler: Any = None) -> TextPipeline:
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    ).eval()
     chosen = DDIMScheduler(clip_sample=False) if scheduler is None else scheduler
-    pipeline = TextPipeline(unet, autoencoder(), chosen)
+    pipeline = TextPipeline(text_unet(channels=4), autoencoder(), chosen)
     pipeline.to(dtype)
     return pipeline
 
 
 def class_pipeline() -> Any:
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=1000,
-    ).eval()
-    pipeline = DiTPipeline(transformer, autoencoder(), DDIMScheduler(clip_sample=False))
+    network = transformer(channels=4, classes=1000)
+    pipeline = DiTPipeline(network, autoencoder(), DDIMScheduler(clip_sample=False))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Rows:
-    """How many rows a network has seen, call by call."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.seen: list[int] = []
-        network.register_forward_pre_hook(lambda module, given: self.seen.append(len(given[0])))
 
 
 @pytest.mark.parametrize("guidance", [None, 4.0])

@@ -8,29 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
+from diffusers import AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
 import alignkit as ak
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit_diffusers.latents import LatentPictures, pictures_of
+from tests.diffusers.small_networks import autoencoder
 
 LATENT = (4, 6, 4)
-
-
-def autoencoder(**options: Any) -> Any:
-    torch.manual_seed(0)
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        latent_channels=4,
-        layers_per_block=1,
-        **options,
-    ).eval()
 
 
 class Linear(nn.Module):

@@ -19,6 +19,7 @@ from alignkit.tilting.tilted_law import TiltedLaw
 from alignkit_diffusers.tilted_pipeline import tilted_pipeline
 from tests.diffusers.networks import MixtureNetwork, mixture, mixture_network
 from tests.diffusers.pipelines import PlainPipeline
+from tests.diffusers.small_networks import seeded, unet
 
 LAW = mixture()
 THETA = np.random.default_rng(3).normal(size=LAW.shape)
@@ -60,10 +61,6 @@ def scheduler_of(kind: str, prediction: str, options: dict[str, Any]) -> Any:
 def plain(law: Any = LAW, scheduler: Any = None, **options: Any) -> PlainPipeline:
     chosen = DDIMScheduler(clip_sample=False) if scheduler is None else scheduler
     return PlainPipeline(mixture_network(law, chosen, **options), chosen)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -342,22 +339,8 @@ def test_a_calibrated_tilt_of_a_network_that_claims_nothing_reaches_the_tilted_l
     assert abs(along.mean() - LAW.mean @ THETA.ravel()) > sd
 
 
-def small_network() -> Any:
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-    ).eval()
-
-
 def small_pipeline() -> Any:
-    pipeline = DDIMPipeline(small_network(), DDIMScheduler())
+    pipeline = DDIMPipeline(unet(), DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
