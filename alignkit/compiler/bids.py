@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from alignkit import registry
+from alignkit.asking import ask
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import seconds
 from alignkit.compiler.routes import Options, Request, Route
-from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
+from alignkit.contracts import Bid, Refusal
 from alignkit.errors import BackendUnavailableError
 from alignkit.registry import BackendStatus
 
@@ -144,7 +144,7 @@ def collect_offers(
         answers: tuple[Bid | Refusal, ...] = ()
         if request is not None:
             try:
-                answers = _ask(capability, request, backend, statuses)
+                answers = ask(capability, request, backend, statuses)
             except BackendUnavailableError as error:
                 unable = unable or error
                 continue
@@ -152,37 +152,3 @@ def collect_offers(
     if unable is not None and not offers:
         raise unable
     return tuple(offers)
-
-
-def _ask(capability: str, request: Any, backend: str, statuses: Sequence[BackendStatus]) -> tuple[Bid | Refusal, ...]:
-    names: tuple[str, ...] = (backend,)
-    if backend == "auto":
-        names = registry.offers(capability, statuses)
-    else:
-        registry.require(backend, capability, statuses)
-    answers = [_answer(name, capability, request, statuses) for name in names]
-    bids = sorted((answer for answer in answers if isinstance(answer, Bid)), key=lambda bid: bid.rank)
-    return (*bids, *(answer for answer in answers if isinstance(answer, Refusal)))
-
-
-def _answer(name: str, capability: str, request: Any, statuses: Sequence[BackendStatus]) -> Bid | Refusal:
-    """One backend's bid or refusal, under the name it is registered by; a broken one refuses."""
-    try:
-        solver = registry.require(name, capability, statuses)()
-        displacement = request.displacement if isinstance(request, ProxProblem) else None
-        # One that was written for quadratic costs would answer another problem than was asked.
-        if displacement is not None and not getattr(solver, "takes_displacements", False):
-            return Refusal(name, f"takes quadratic costs alone, and this is {displacement.cost.formula}")
-        answer = solver.bid(request)
-        if not isinstance(answer, Bid | Refusal):
-            return Refusal(name, f"broken: its bid is a {type(answer).__name__}, neither Bid nor Refusal")
-        if isinstance(answer, Bid):
-            promise: object = answer.guarantee
-            if not isinstance(promise, Guarantee):
-                return Refusal(name, f"broken: it promises {promise!r}, which is no Guarantee")
-            if not (math.isfinite(answer.seconds) and answer.seconds >= 0):
-                return Refusal(name, f"broken: it predicts {answer.seconds!r} seconds")
-        return replace(answer, backend=name)
-    # A plug-in is somebody else's code and may raise anything; the others must stay usable.
-    except Exception as error:
-        return Refusal(name, f"broken: {type(error).__name__}: {error}")

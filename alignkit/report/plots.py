@@ -64,7 +64,8 @@ class Plots:
             >>> problem = ak.Problem(ak.sum(x), ak.base.Gaussian([0.0, 0.0], 1.0), ak.KL(weight=1.0))
             >>> figure = problem.solve(seed=0).plot.samples()
         """
-        study = self._study(shown_at_once(self.plan.base.shape) if n is None else n, seed, shown=n)
+        rows = shown_at_once(self.plan.base.shape) if n is None else n
+        study = self._study(rows, seed, shown=rows)
         panels = {"before": study.seen_before, "after": study.seen_after}
         return sample_figure(panels, is_paired=study.is_paired)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
+from alignkit.base.law import BaseLaw
 from alignkit.compiler.plan import Plan
 from alignkit.contracts import Floats, Progress
 from alignkit.errors import ParameterError
+from alignkit.expressions.arrays import to_numpy
 from alignkit.noise import fold_seed
 from alignkit.report.samples import shown_at_once
 from alignkit.tilting.fitted import FittedTilt
@@ -32,8 +35,9 @@ class Study:
         rewards_before, rewards_after: r of each, (n,), without utilities of expectations.
         gaps: the relative gap of each move, (n,); None under KL.
         costs: of each move, (n,), in units of cost; None under KL.
-        seen_before, seen_after: the first few draws as they are looked at, which of latents are pictures.
         device: where the draws were made, as the engine names it.
+        base: the base law, whose decoder shows latents as pictures.
+        shown: how many draws are looked at one by one.
     """
 
     before: NDArray[np.floating]
@@ -42,9 +46,19 @@ class Study:
     rewards_after: Floats
     gaps: Floats | None
     costs: Floats | None
-    seen_before: NDArray[np.floating]
-    seen_after: NDArray[np.floating]
     device: str
+    base: BaseLaw
+    shown: int
+
+    @cached_property
+    def seen_before(self) -> NDArray[np.floating]:
+        """The first few base draws as they are looked at, which of latents are pictures."""
+        return _seen(self.base, self.before[: self.shown])
+
+    @cached_property
+    def seen_after(self) -> NDArray[np.floating]:
+        """The first few aligned draws, likewise."""
+        return _seen(self.base, self.after[: self.shown])
 
     @property
     def is_paired(self) -> bool:
@@ -80,34 +94,30 @@ def study_of(
         after, gaps, costs = moved.y, moved.relative_gap, moved.cost
     else:
         after, gaps, costs = fitted.sample(rows, seed=seed, progress=progress), None, None
+    found = to_numpy(after)
     # A reward that is the user's own function may take the engine's arrays alone.
-    own = before if gaps is not None else _like(before, after)
-    first = slice(shown_at_once(plan.base.shape) if shown is None else shown)
+    scored = (_like(before, after), after) if plan.is_heuristic else (before.astype(float), found.astype(float))
+    rewards_before, rewards_after = map(values_on_host(plan.diagnosis.reward), scored)
     return Study(
         before=np.asarray(before),
-        after=_host(after),
-        rewards_before=_rewards(plan, own),
-        rewards_after=_rewards(plan, after),
+        after=found,
+        rewards_before=rewards_before,
+        rewards_after=rewards_after,
         gaps=gaps,
         costs=costs,
-        seen_before=_seen(plan, before[first]),
-        seen_after=_seen(plan, _host(after[first])),
         device=str(array_api_compat.device(after)),
+        base=plan.base,
+        shown=shown_at_once(plan.base.shape) if shown is None else shown,
     )
 
 
-def _rewards(plan: Plan, x: Any) -> Floats:
-    exact = x if plan.is_heuristic else _host(x).astype(np.float64)
-    return values_on_host(plan.diagnosis.reward)(exact)
-
-
-def _seen(plan: Plan, draws: NDArray[np.floating]) -> NDArray[np.floating]:
+def _seen(base: BaseLaw, draws: NDArray[np.floating]) -> NDArray[np.floating]:
     """Draws as pictures where the base law is of latents and has a decoder."""
-    decode = getattr(plan.base, "decode", None)
+    decode = getattr(base, "decode", None)
     if decode is None:
         return draws
     try:
-        return _host(decode(draws))
+        return to_numpy(decode(draws))
     except ParameterError:
         # The method is there, and this law's draws are the pictures themselves.
         return draws
@@ -117,7 +127,3 @@ def _like(x: NDArray[np.floating], other: Any) -> Any:
     """x as an array of the kind, dtype and device of another."""
     space = array_api_compat.array_namespace(other)
     return space.asarray(x, dtype=other.dtype, device=array_api_compat.device(other))
-
-
-def _host(x: Any) -> NDArray[np.floating]:
-    return np.asarray(x.cpu().numpy() if array_api_compat.is_torch_array(x) else x)

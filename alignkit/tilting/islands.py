@@ -20,7 +20,7 @@ from alignkit.noise import fold_seed, uniform
 from alignkit.tilting.fitted import AnnealingStage
 from alignkit.tilting.weighting import effective_size, systematic_resampling
 
-__all__ = ["ISLANDS", "IslandResampling", "Islands", "by_island"]
+__all__ = ["ISLANDS", "IslandResampling", "Islands", "by_island", "check_particles"]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -89,6 +89,16 @@ class Islands:
         return math.sqrt(float(influences @ influences) * self.count / (self.count - 1))
 
 
+def check_particles(count: int) -> None:
+    """Refuse a number of particles that does not fill the islands.
+
+    Raises:
+        ParameterError: it is no multiple of `ISLANDS`, or below two of it.
+    """
+    if not isinstance(count, int | np.integer) or count % ISLANDS or count < 2 * ISLANDS:
+        raise ParameterError(f"particles must be a multiple of {ISLANDS}, two or more of it, not {count!r}.")
+
+
 class IslandResampling:
     """Resampling of N particles island by island, with the account of what their weights told.
 
@@ -111,8 +121,7 @@ class IslandResampling:
     """
 
     def __init__(self, count: int, seed: int) -> None:
-        if count % ISLANDS or count < 2 * ISLANDS:
-            raise ParameterError(f"particles must be a multiple of {ISLANDS}, two or more of it, not {count}.")
+        check_particles(count)
         self.islands = Islands(np.zeros(ISLANDS))
         self.stages: tuple[AnnealingStage, ...] = ()
         self._seed = fold_seed(seed, "resampling")

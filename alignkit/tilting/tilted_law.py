@@ -26,14 +26,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from alignkit import registry
+from alignkit.asking import ask
 from alignkit.base.empirical import Empirical
 from alignkit.base.law import BaseLaw, ExactLaw, checked_count, finite_array
 from alignkit.certificates import Calibration, KLCertificate
-from alignkit.contracts import Bid, Floats, Guarantee, Progress, TiltProgram, TiltSampler
+from alignkit.contracts import Bid, Floats, Guarantee, Progress, Refusal, TiltProgram, TiltSampler
 from alignkit.errors import BackendUnavailableError, CalibrationWarning, ParameterError, ShapeError
 from alignkit.noise import checked_seed
 from alignkit.tilting.annealed import AnnealedTilt, fit_annealed
-from alignkit.tilting.islands import ISLANDS
+from alignkit.tilting.islands import check_particles
 from alignkit.tilting.target import TiltTarget
 
 __all__ = ["TiltedLaw", "tilt", "tilted_pipeline"]
@@ -280,7 +281,8 @@ def tilt(
             ],
         )
     seed, total = checked_seed(seed), _checked_theta(theta, base)
-    _check_particles(particles)
+    if particles is not None:
+        check_particles(particles)
     while isinstance(base, TiltedLaw):
         total, base = total + base.theta, base.base
     if isinstance(base, ExactLaw):
@@ -329,16 +331,6 @@ def _checked_theta(theta: ArrayLike, base: BaseLaw) -> Floats:
     return values.reshape(base.shape)
 
 
-def _check_particles(particles: int | None) -> None:
-    if particles is None:
-        return
-    if not isinstance(particles, int) or particles < 2 * ISLANDS or particles % ISLANDS:
-        raise ParameterError(
-            f"particles must be a multiple of {ISLANDS}, two or more of it, not {particles!r}.",
-            ways_out=["Leave it out."],
-        )
-
-
 def _calibrated(
     base: BaseLaw, theta: Floats, *, seed: int, particles: int | None, device: str, progress: Progress
 ) -> TiltedLaw:
@@ -365,27 +357,17 @@ def _calibrated(
 
 def _best_sampler(program: TiltProgram) -> TiltSampler:
     """Of the available backends' samplers the one with the best bid."""
-    bids: list[tuple[tuple[int, float], str, TiltSampler]] = []
-    reasons = []
     statuses = registry.installed_backends()
-    for name in registry.offers("tilt_sampler", statuses):
-        try:
-            sampler: TiltSampler = registry.require(name, "tilt_sampler", statuses)()
-            answer = sampler.bid(program)
-        # A plug-in is somebody else's code and may raise anything; the others must stay usable.
-        except Exception as error:
-            reasons.append(f"{name}: broken: {type(error).__name__}: {error}")
-            continue
-        if isinstance(answer, Bid):
-            bids.append((answer.rank, name, sampler))
-        else:
-            reasons.append(f"{name}: {answer.reason}")
-    if not bids:
+    answers = ask("tilt_sampler", program, "auto", statuses)
+    best = next((answer for answer in answers if isinstance(answer, Bid)), None)
+    if best is None:
+        refusals = (f"{answer.backend}: {answer.reason}" for answer in answers if isinstance(answer, Refusal))
         raise BackendUnavailableError(
             f"No available backend samples tilts of {program.base.name!r}.",
-            ways_out=["Install one: pip install torch.", *reasons],
+            ways_out=["Install one: pip install torch.", *refusals],
         )
-    return min(bids, key=lambda bid: bid[:2])[2]
+    sampler: TiltSampler = registry.require(best.backend, "tilt_sampler", statuses)()
+    return sampler
 
 
 def _kept(fitted: AnnealedTilt, base: BaseLaw) -> Empirical:
