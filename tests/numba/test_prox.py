@@ -160,7 +160,6 @@ def test_a_bid_imports_no_engine():
 import sys, alignkit as ak
 from alignkit.contracts import Bid, ProxProblem
 from alignkit_numba.prox import NumbaProxSolver
-from tests.transport.agreement import absolute, problem_of, separable
 assert isinstance(NumbaProxSolver().bid(ProxProblem(-ak.log_sum_exp(ak.Variable(3)), 1.0, 3, 10)), Bid)
 assert "numba" not in sys.modules and "llvmlite" not in sys.modules
 """

@@ -7,8 +7,6 @@ import alignkit as ak
 from alignkit.contracts import Bid, Guarantee, ProxProblem
 from alignkit_numba.prox import NumbaProxSolver
 
-EPS = np.finfo(np.float64).eps
-
 
 def problem_of(k, *, rank=None, weight=1.7, rows=50, tolerance=1e-6):
     """A quadratic with negative eigenvalues, and some up to 0.9 λ; H, h and f(0)."""
