@@ -84,7 +84,7 @@ def conditioned(
     unconditional: Arguments | str | None = None,
     class_labels: int | Sequence[int] | None = None,
     guidance_scale: float | None = None,
-) -> tuple[ConditionedNetwork, int]:
+) -> ConditionedNetwork:
     """Settle all arguments of a network but the sample and the timestep.
 
     Arguments:
@@ -100,7 +100,7 @@ def conditioned(
             cost. diffusers' own pipelines take a default of their own, and leave guidance off at 1 and below.
 
     Returns:
-        a callable `(sample (n, *shape), timestep (n,)) → (n, …)`, and how many rows the network sees for each.
+        a callable `(sample (n, *shape), timestep (n,)) → (n, …)`.
 
     Raises:
         ParameterError: something the network or the pipeline has no use for, a label out of range, a condition that
@@ -125,7 +125,7 @@ def conditioned(
         given["class_labels"] = _label(class_labels, network, parameters)
     _check_complete(given, network, parameters)
     if not guided:
-        return ConditionedNetwork(network, given, None, 1.0, timestep_name(parameters)), 1
+        return ConditionedNetwork(network, given, None, 1.0, timestep_name(parameters))
     other = dict(unconditional) if isinstance(unconditional, Mapping) else {}
     if isinstance(other.get("class_labels"), int):
         other["class_labels"] = _label(other["class_labels"], network, parameters)
@@ -142,7 +142,7 @@ def conditioned(
         )
     without = given | (without or {}) | other
     _check_alike(given, without, "unconditional")
-    return ConditionedNetwork(network, given, without, guidance, timestep_name(parameters)), 2
+    return ConditionedNetwork(network, given, without, guidance, timestep_name(parameters))
 
 
 def _checked_guidance(scale: float | None) -> float:
@@ -202,6 +202,12 @@ def _check_alike(given: Any, without: Any, what: str) -> None:
         )
 
 
+def _is_of_classes(network: Any) -> bool:
+    """Whether a network's configuration says that it is told a class."""
+    config = config_of(network)
+    return any(config.get(key) for key in ("num_embeds_ada_norm", "num_class_embeds", "class_embed_type"))
+
+
 def _classes(network: Any) -> int | None:
     """How many class labels a network tells apart; None where it does not say."""
     config = config_of(network)
@@ -217,10 +223,7 @@ def _label(labels: int | Sequence[int], network: Any, parameters: Mapping[str, i
             ways_out=["Make one base law for each class."],
         )
     config = config_of(network)
-    told = "class_labels" in parameters and (
-        not config or any(config.get(key) for key in ("num_embeds_ada_norm", "num_class_embeds", "class_embed_type"))
-    )
-    if not told:
+    if "class_labels" not in parameters or (config and not _is_of_classes(network)):
         raise ParameterError(
             "class_labels were given, but the network is not told a class.", ways_out=["Leave class_labels out."]
         )
@@ -248,9 +251,7 @@ def _check_complete(given: Arguments, network: Any, parameters: Mapping[str, ins
         for name, parameter in parameters.items()
         if name not in ours | set(given) and parameter.default is parameter.empty and parameter.kind in positional
     ]
-    config = config_of(network)
-    classed = any(config.get(key) for key in ("num_embeds_ada_norm", "num_class_embeds", "class_embed_type"))
-    if classed and "class_labels" in parameters and given.get("class_labels") is None:
+    if _is_of_classes(network) and "class_labels" in parameters and given.get("class_labels") is None:
         missing.append("class_labels")
     if missing:
         raise ParameterError(

@@ -84,7 +84,7 @@ def from_diffusers(
     parts = parts_of(model, scheduler)
     parametrisation = parametrisation_of(parts.scheduler)
     draw_shape = _shape(parts, shape)
-    answer, evaluations = conditioned(
+    answer = conditioned(
         parts.network,
         pipeline=parts.pipeline,
         prompt=prompt,
@@ -109,7 +109,7 @@ def from_diffusers(
         solver=solver,
         nfe=nfe,
         row_bytes=row_bytes,
-        evaluations_per_denoise=evaluations,
+        evaluations_per_denoise=answer.evaluations_per_denoise,
         name=parts.name if name is None else name,
     )
     law.network, law.scheduler, law.pipeline = parts.network, parts.scheduler, parts.pipeline

@@ -33,7 +33,7 @@ def normal(*shape: int, seed: int = 3) -> Tensor:
 def test_guidance_is_of_two_answers_from_one_call(text_network: Any) -> None:
     sample, timestep = normal(3, 2, 8, 8), torch.tensor([7.0, 400.0, 990.0])
     given, without = normal(1, TOKENS, WIDTH, seed=4), normal(1, TOKENS, WIDTH, seed=5)
-    call, evaluations = conditioned(
+    call = conditioned(
         text_network,
         conditioning={"encoder_hidden_states": given},
         unconditional={"encoder_hidden_states": without},
@@ -45,7 +45,7 @@ def test_guidance_is_of_two_answers_from_one_call(text_network: Any) -> None:
     ]
     rows = Rows(text_network)
     found = call(sample, timestep)
-    assert (evaluations, rows.seen) == (2, [6])
+    assert (call.evaluations_per_denoise, rows.seen) == (2, [6])
     torch.testing.assert_close(found, answers[0] + 3 * (answers[1] - answers[0]), rtol=1e-4, atol=1e-5)
 
 
@@ -53,10 +53,10 @@ def test_guidance_is_of_two_answers_from_one_call(text_network: Any) -> None:
 @pytest.mark.parametrize("scale", [None, 1, 1.0])
 def test_without_guidance_the_condition_is_all_there_is(text_network: Any, scale: float | None) -> None:
     sample, given = normal(2, 2, 8, 8), normal(1, TOKENS, WIDTH)
-    call, evaluations = conditioned(text_network, conditioning={"encoder_hidden_states": given}, guidance_scale=scale)
+    call = conditioned(text_network, conditioning={"encoder_hidden_states": given}, guidance_scale=scale)
     rows = Rows(text_network)
     found = call(sample, torch.tensor(20.0))
-    assert (evaluations, rows.seen) == (1, [2])
+    assert (call.evaluations_per_denoise, rows.seen) == (1, [2])
     truth = text_network(sample, 20, encoder_hidden_states=given.expand(2, -1, -1)).sample
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-6)
 
@@ -68,7 +68,7 @@ def test_what_one_side_leaves_out_is_shared_and_mappings_may_be_nested() -> None
         seen.append({"first": first, "added": added, "flag": flag, "timestep": timestep})
         return (sample * first[:, :, None] + added["second"][:, :, None],)
 
-    call, _ = conditioned(
+    call = conditioned(
         network,
         conditioning={"first": torch.full((1, 1), 2), "added": {"second": torch.ones(1, 1).double()}, "flag": "on"},
         unconditional={"added": {"second": torch.full((1, 1), -1.0)}},
@@ -87,21 +87,21 @@ def test_what_one_side_leaves_out_is_shared_and_mappings_may_be_nested() -> None
 @torch.no_grad()
 def test_a_transformer_is_told_the_label_after_the_last_in_place_of_a_class() -> None:
     network, sample, timestep = transformer(), normal(2, 2, 8, 8), torch.tensor([3.0, 800.0])
-    call, evaluations = conditioned(network, class_labels=4, guidance_scale=2.5)
+    call = conditioned(network, class_labels=4, guidance_scale=2.5)
     given, without = (
         network(sample, timestep=timestep, class_labels=torch.full((2,), label)).sample for label in (4, 10)
     )
-    assert evaluations == 2
+    assert call.evaluations_per_denoise == 2
     torch.testing.assert_close(call(sample, timestep), without + 2.5 * (given - without), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_labels_of_a_network_with_classes() -> None:
     network, sample = labelled_network(), normal(2, 1, 8, 8)
-    call, _ = conditioned(network, class_labels=[2])
+    call = conditioned(network, class_labels=[2])
     truth = network(sample, 50, class_labels=torch.tensor([2, 2])).sample
     torch.testing.assert_close(call(sample, torch.tensor(50.0)), truth)
-    guided, _ = conditioned(network, class_labels=2, unconditional={"class_labels": 0}, guidance_scale=2)
+    guided = conditioned(network, class_labels=2, unconditional={"class_labels": 0}, guidance_scale=2)
     other = network(sample, 50, class_labels=torch.tensor([0, 0])).sample
     torch.testing.assert_close(guided(sample, torch.tensor(50.0)), 2 * truth - other, rtol=1e-4, atol=1e-5)
 
@@ -139,16 +139,16 @@ class PooledEncoding(Encoding):
 @pytest.mark.parametrize("negative", [None, "blur"])
 def test_a_prompt_goes_through_the_pipelines_own_encoder(text_network: Any, negative: str | None) -> None:
     pipeline, sample, timestep = Encoding(), normal(2, 2, 8, 8), torch.tensor([30.0, 30.0])
-    call, _ = conditioned(text_network, pipeline=pipeline, prompt="a cat", unconditional=negative, guidance_scale=4)
-    by_hand, _ = conditioned(
+    call = conditioned(text_network, pipeline=pipeline, prompt="a cat", unconditional=negative, guidance_scale=4)
+    by_hand = conditioned(
         text_network,
         conditioning={"encoder_hidden_states": pipeline.spelled("a cat")},
         unconditional={"encoder_hidden_states": pipeline.spelled(negative or "")},
         guidance_scale=4,
     )
     assert torch.equal(call(sample, timestep), by_hand(sample, timestep))
-    alone, evaluations = conditioned(text_network, pipeline=pipeline, prompt="a cat")
-    assert evaluations == 1
+    alone = conditioned(text_network, pipeline=pipeline, prompt="a cat")
+    assert alone.evaluations_per_denoise == 1
     assert not torch.equal(alone(sample, timestep), call(sample, timestep))
 
 
@@ -157,7 +157,7 @@ def test_pooled_embeddings_go_where_networks_look_for_them() -> None:
         return sample
 
     pipeline = PooledEncoding()
-    call, _ = conditioned(third, pipeline=pipeline, prompt="cat", guidance_scale=2)
+    call = conditioned(third, pipeline=pipeline, prompt="cat", guidance_scale=2)
     assert torch.equal(call.conditional["pooled_projections"], pipeline.spelled("cat").mean(dim=1))
     assert call.unconditional is not None
     assert torch.equal(call.unconditional["encoder_hidden_states"], pipeline.spelled(""))
@@ -168,7 +168,7 @@ def test_pooled_embeddings_go_where_networks_look_for_them() -> None:
         def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Any, added_cond_kwargs: Any) -> Any:
             return sample
 
-    large, _ = conditioned(Large(), pipeline=pipeline, prompt="cat")
+    large = conditioned(Large(), pipeline=pipeline, prompt="cat")
     added = large.conditional["added_cond_kwargs"]
     assert added["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]]
     assert torch.equal(added["text_embeds"], pipeline.spelled("cat").mean(dim=1))
@@ -178,7 +178,7 @@ def test_pooled_embeddings_go_where_networks_look_for_them() -> None:
 def test_a_compiled_network_is_seen_through_and_still_called() -> None:
     network, sample = labelled_network(), normal(1, 1, 8, 8)
     compiled = torch.compile(network, backend="eager")
-    call, _ = conditioned(compiled, class_labels=1)
+    call = conditioned(compiled, class_labels=1)
     assert call.network is compiled
     torch.testing.assert_close(
         call(sample, torch.tensor([5.0])), network(sample, 5, class_labels=torch.tensor([1])).sample
@@ -231,6 +231,6 @@ def test_what_does_not_fit_is_refused(text_network: Any) -> None:
 
 
 def test_an_answer_without_a_sample_is_refused() -> None:
-    call, _ = conditioned(lambda sample, timestep: {"noise": sample})
+    call = conditioned(lambda sample, timestep: {"noise": sample})
     with pytest.raises(ParameterError, match="holds no sample"):
         call(normal(1, 2), torch.tensor([1.0]))
