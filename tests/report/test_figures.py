@@ -217,6 +217,21 @@ class TestLatents:
         text = aligned.report(tmp_path / "a.html", n=20).read_text()
         assert text.count('width="12" height="12"') == 32
 
+    def test_are_decoded_only_where_they_are_looked_at(self):
+        decoded = []
+
+        class Counted(Latent):
+            def decode(self, latents):
+                decoded.append(len(latents))
+                return super().decode(latents)
+
+        x = ak.Variable((4, 3, 3))
+        plot = ak.Problem(ak.sum(x), Counted(np.zeros((4, 3, 3)), np.eye(36)), ak.KL(weight=10.0)).solve(seed=0).plot
+        plot.rewards(20)
+        assert decoded == []
+        plot.samples(5)
+        assert decoded == [5, 5]
+
     def test_a_decoder_that_there_is_not_is_not_asked_for_again(self):
         class Plain(ak.base.Gaussian):
             def decode(self, latents):
