@@ -284,7 +284,8 @@ class Aligned:
         """
         # Imported here, as most programs never write reports.
         from alignkit.report.findings import findings_of
-        from alignkit.report.page import checked_path, report_html, write_report
+        from alignkit.report.page import checked_path, report_html
+        from alignkit.saving.whole import whole_file
 
         self._check_fresh()
         rows, seed, file = checked_count(n), checked_seed(seed), checked_path(path)
@@ -293,7 +294,9 @@ class Aligned:
                 self.plan, self.certificate, self.status, self.fitted, self.declared,
                 rows=rows, seed=seed, progress=report,
             )  # fmt: skip
-        write_report(file, report_html(findings))
+        page = report_html(findings).encode()
+        with whole_file(file) as written:
+            written.write(page)
         return file
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -13,7 +12,7 @@ from alignkit.report.exhibits import charts_html, draws_html
 from alignkit.report.findings import Findings
 from alignkit.report.sections import SECTIONS, heading
 
-__all__ = ["checked_path", "report_html", "write_report"]
+__all__ = ["checked_path", "report_html"]
 
 #: Nothing may be fetched and nothing may run, whatever is in the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -71,21 +70,3 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
         )
     found.parent.mkdir(parents=True, exist_ok=True)
     return found
-
-
-def write_report(path: Path, page: str) -> None:
-    """Write a page so that whoever opens the path finds a whole one, this or the one before.
-
-    Arguments:
-        path: of the file.
-        page: HTML.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
