@@ -66,8 +66,9 @@ def gaps_figure(gaps: Floats, costs: Floats, *, tolerance: float = 0.0, size: tu
 
 def gap_histogram(axes: Any, gaps: Floats, *, tolerance: float = 0.0) -> None:
     """Relative gaps on a logarithmic axis, with the tolerance; see `gaps_figure`."""
-    bounded = np.maximum(gaps[np.isfinite(gaps)], _FLOOR)
-    low, high = (np.log10(bounded.min()), np.log10(bounded.max())) if bounded.size else (-7.0, -6.0)
+    bounded = np.maximum(gaps, _FLOOR)
+    finite = bounded[np.isfinite(bounded)]
+    low, high = (np.log10(finite.min()), np.log10(finite.max())) if finite.size else (-7.0, -6.0)
     if tolerance > 0:
         high = max(high, np.log10(tolerance))
     edges = np.logspace(np.floor(low), max(np.ceil(high), np.floor(low) + 1), _MOST_BINS + 1)
@@ -75,14 +76,14 @@ def gap_histogram(axes: Any, gaps: Floats, *, tolerance: float = 0.0) -> None:
     # Exponents of matplotlib's own are too small to read on a phone.
     axes.xaxis.set_major_formatter(lambda gap, _: f"10{str(round(math.log10(gap))).translate(_RAISED)}")
     axes.minorticks_off()
-    _histogram(axes, bounded, edges, AFTER, mean=False, of=gaps.size)
+    _histogram(axes, bounded, edges, AFTER, mean=False)
     if tolerance > 0:
         axes.axvline(tolerance, color=HIGHLIGHT, linewidth=1.5, linestyle=(0, (4, 2)))
         axes.annotate(
             "tolerance ", (tolerance, 1.0), xycoords=("data", "axes fraction"), ha="right", va="top",
             fontsize=9, color=HIGHLIGHT,
         )  # fmt: skip
-    lost = gaps.size - np.count_nonzero(np.isfinite(gaps))
+    lost = gaps.size - finite.size
     axis_labels(axes, f"relative gap{f' ({lost} draws without a bound)' if lost else ''}", _SHARE)
 
 
@@ -92,12 +93,10 @@ def cost_histogram(axes: Any, costs: Floats) -> None:
     axis_labels(axes, f"cost c(x, T(x)), {_described(costs)}", _SHARE)
 
 
-def _histogram(
-    axes: Any, values: Floats, edges: Floats, colour: str, *, mean: bool = True, of: int | None = None
-) -> None:
+def _histogram(axes: Any, values: Floats, edges: Floats, colour: str, *, mean: bool = True) -> None:
     finite = values[np.isfinite(values)]
     counts, _ = np.histogram(finite, edges)
-    axes.stairs(100 * counts / max(1, of or values.size), edges, fill=True, color=colour, alpha=0.85)
+    axes.stairs(100 * counts / max(1, values.size), edges, fill=True, color=colour, alpha=0.85)
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="y", nbins=4)
     if mean and finite.size:
