@@ -17,7 +17,7 @@ from alignkit_diffusers.conditioning import conditioned
 from alignkit_diffusers.latents import LinearisedDecoder, pictures_of
 from alignkit_diffusers.loading import Parts, parts_of
 from alignkit_diffusers.network_denoiser import NetworkDenoiser, called_on
-from alignkit_diffusers.networks import config_of, original_module
+from alignkit_diffusers.networks import config_of, original_module, own_shape
 from alignkit_diffusers.parametrisation import Parametrisation
 from alignkit_diffusers.row_memory import LivingOutputs
 from alignkit_diffusers.schedulers import data_range_of, parametrisation_of
@@ -136,9 +136,8 @@ def _levels(parametrisation: Parametrisation, low: float | None, high: float | N
 def _shape(parts: Parts, given: Sequence[int] | None) -> tuple[int, ...]:
     """The shape of a draw, by the network's own account where the user gives none."""
     config = config_of(parts.network)
-    channels, side = config.get("in_channels"), config.get("sample_size")
-    one_dimensional = "1D" in type(original_module(parts.network)).__name__
-    outputs = config.get("out_channels")
+    channels, outputs = config.get("in_channels"), config.get("out_channels")
+    known = own_shape(parts.network)
     if channels is not None and outputs not in {None, channels, 2 * channels}:
         raise ParameterError(
             f"{parts.name} takes {channels} channels and answers with {outputs}: it is told of more than the sample.",
@@ -148,20 +147,19 @@ def _shape(parts: Parts, given: Sequence[int] | None) -> tuple[int, ...]:
         shape = tuple(given) if isinstance(given, Sequence) else (given,)
         if not shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
             raise ParameterError(f"shape must be a tuple of positive integers, not {given!r}.")
-        axes = 2 if one_dimensional else 3
-        if channels is not None and side is not None and (len(shape) != axes or shape[0] != channels):
+        if known is not None and (len(shape) != len(known) or shape[0] != known[0]):
             raise ShapeError(
-                f"shape is {shape}, but draws of {parts.name} have {axes} axes, the first its {channels} channels.",
+                f"shape is {shape}, but draws of {parts.name} have {len(known)} axes, "
+                f"the first its {channels} channels.",
                 ways_out=["Leave shape out: the network says it itself."],
             )
         return shape
-    if channels is None or side is None:
+    if known is None:
         raise ParameterError(
             f"{parts.name} does not say the shape of its samples.",
             ways_out=["Pass shape=, that of one sample without the batch, as (3, 32, 32)."],
         )
-    sides = (side,) if isinstance(side, int) and one_dimensional else (side, side) if isinstance(side, int) else side
-    return (int(channels), *(int(n) for n in sides))
+    return known
 
 
 def _tried(denoise: NetworkDenoiser, law: DiffusersLaw) -> int | None:

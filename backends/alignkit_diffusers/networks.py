@@ -10,7 +10,14 @@ import torch
 
 from alignkit.errors import ParameterError
 
-__all__ = ["config_of", "original_module", "parameters_of", "sample_of", "timestep_name"]
+__all__ = [
+    "config_of",
+    "original_module",
+    "own_shape",
+    "parameters_of",
+    "sample_of",
+    "timestep_name",
+]
 
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t", "time")
 _ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -25,6 +32,17 @@ def config_of(network: Any) -> Mapping[str, Any]:
     """The configuration diffusers keeps with a network; empty where it keeps none."""
     config = getattr(original_module(network), "config", None)
     return config if isinstance(config, Mapping) else {}
+
+
+def own_shape(network: Any) -> tuple[int, ...] | None:
+    """The shape of a sample by the network's own account, (c, h, w), or (c, l) of sequences; None without one."""
+    config = config_of(network)
+    channels, side = config.get("in_channels"), config.get("sample_size")
+    if channels is None or side is None:
+        return None
+    axes = 1 if "1D" in type(original_module(network)).__name__ else 2
+    sides = (side,) * axes if isinstance(side, int) else side
+    return (int(channels), *(int(n) for n in sides))
 
 
 def parameters_of(network: Callable[..., Any]) -> dict[str, inspect.Parameter]:

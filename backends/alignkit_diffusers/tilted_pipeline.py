@@ -16,7 +16,7 @@ from alignkit.base.law import BaseLaw, finite_array
 from alignkit.errors import ParameterError, ShapeError
 from alignkit_diffusers.law import from_diffusers
 from alignkit_diffusers.loading import Parts, parts_of
-from alignkit_diffusers.networks import config_of, original_module
+from alignkit_diffusers.networks import original_module, own_shape
 from alignkit_diffusers.schedulers import parametrisation_of
 from alignkit_diffusers.tilted_network import Tilt, drop_in, not_saved
 
@@ -139,11 +139,9 @@ def _numbers(theta: Any) -> Any:
 
 def _shaped(theta: Any, parts: Parts) -> Any:
     """θ in the shape of a draw or of several, as far as the network knows it."""
-    config = config_of(parts.network)
-    channels, side = config.get("in_channels"), config.get("sample_size")
-    if channels is None or side is None:
+    known = own_shape(parts.network)
+    if known is None:
         return theta
-    known = (channels, *((side, side) if isinstance(side, int) else side))
     if theta.ndim == 1 and theta.size == np.prod(known):
         return theta.reshape(known)
     # Pipelines that take a height and a width draw other sizes, too.

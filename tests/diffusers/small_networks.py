@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet1DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 
 
@@ -23,6 +23,20 @@ def unet(**changes: Any) -> Any:
     }
     torch.manual_seed(0)
     return UNet2DModel(**options | changes).eval()
+
+
+def sequence_unet() -> Any:
+    """Of sequences of length 32, with two channels."""
+    torch.manual_seed(0)
+    return UNet1DModel(
+        sample_size=32,
+        in_channels=2,
+        out_channels=2,
+        extra_in_channels=64,
+        block_out_channels=(32, 32),
+        down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
+        up_block_types=("UpBlock1D", "UpBlock1DNoSkip"),
+    ).eval()
 
 
 def text_unet(channels: int) -> Any:

@@ -18,7 +18,7 @@ from alignkit.errors import NonFiniteError, ParameterError, ShapeError
 from alignkit_diffusers.law import DiffusersLaw
 from alignkit_diffusers.network_denoiser import place_of
 from tests.diffusers.networks import mixture, mixture_network
-from tests.diffusers.small_networks import transformer, unet
+from tests.diffusers.small_networks import sequence_unet, transformer, unet
 
 DDPM = diffusers.DDPMScheduler(clip_sample=False)
 
@@ -75,17 +75,7 @@ class TestSources:
         assert law.shape == (5,) and law.row_bytes is None and law.name == "network"
 
     def test_a_network_of_sequences(self):
-        torch.manual_seed(0)
-        network = diffusers.UNet1DModel(
-            sample_size=32,
-            in_channels=2,
-            out_channels=2,
-            extra_in_channels=64,
-            block_out_channels=(32, 32),
-            down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
-            up_block_types=("UpBlock1D", "UpBlock1DNoSkip"),
-        )
-        assert ak.base.from_diffusers(network.eval(), DDPM).shape == (2, 32)
+        assert ak.base.from_diffusers(sequence_unet(), DDPM).shape == (2, 32)
 
     def test_a_transformer(self):
         law = ak.base.from_diffusers(transformer(sample_size=4), DDPM, class_labels=3)

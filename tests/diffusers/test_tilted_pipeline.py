@@ -19,7 +19,7 @@ from alignkit.tilting.tilted_law import TiltedLaw
 from alignkit_diffusers.tilted_pipeline import tilted_pipeline
 from tests.diffusers.networks import MixtureNetwork, mixture, mixture_network
 from tests.diffusers.pipelines import PlainPipeline
-from tests.diffusers.small_networks import seeded, unet
+from tests.diffusers.small_networks import seeded, sequence_unet, unet
 
 LAW = mixture()
 THETA = np.random.default_rng(3).normal(size=LAW.shape)
@@ -346,6 +346,19 @@ def small_pipeline() -> Any:
 
 
 SMALL_THETA = np.linspace(-0.5, 0.5, 64).reshape(1, 8, 8)
+
+
+@torch.no_grad()
+def test_sequences_have_one_axis_beside_their_channels() -> None:
+    pipeline = PlainPipeline(sequence_unet(), DDPMScheduler())
+    theta, sample = np.linspace(-0.5, 0.5, 64), torch.randn(3, 2, 32, generator=seeded())
+    retained = float(pipeline.scheduler.alphas_cumprod[400])
+    sigma = ((1 - retained) / retained) ** 0.5
+    shift = torch.tensor(theta.reshape(2, 32), dtype=torch.float32)
+    truth = pipeline.unet(sample + retained**0.5 * sigma**2 * shift, torch.tensor(400)).sample - sigma * shift
+    for given in (theta, theta.reshape(2, 32)):
+        tilted = tilted_pipeline(pipeline, given, calibrate=False)
+        torch.testing.assert_close(tilted.unet(sample, torch.tensor(400)).sample, truth, rtol=1e-4, atol=1e-4)
 
 
 def test_the_given_pipeline_is_unchanged_and_shares_all_else() -> None:
