@@ -94,7 +94,7 @@ def from_diffusers(
         guidance_scale=guidance_scale,
     )
     looked_up = config_of(parts.network).get("time_embedding_type") == "learned"
-    denoise = NetworkDenoiser(answer, parts.network, parametrisation, called_on(device), whole_timesteps=looked_up)
+    denoise = NetworkDenoiser(answer, parametrisation, called_on(device), whole_timesteps=looked_up)
     data_range = data_range_of(parts.scheduler)
     low, high = _levels(parametrisation, sigma_min, sigma_max)
     law = DiffusersLaw(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.errors import ParameterError, ShapeError
-from alignkit_diffusers.networks import original_module
+from alignkit_diffusers.conditioning import ConditionedNetwork
+from alignkit_diffusers.networks import original_module, prediction_and_variance
 from alignkit_diffusers.parametrisation import Parametrisation
 
-__all__ = ["NetworkDenoiser", "called_on", "evaluating", "place_of", "without_learned_variance"]
+__all__ = ["NetworkDenoiser", "called_on", "evaluating", "place_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +25,13 @@ class NetworkDenoiser:
     The network is called where it lies, in its own precision and as if in evaluation mode; nothing of it is changed.
 
     Arguments:
-        answer: `(sample (n, *shape), timestep (n,)) → (n, …)`, a network with its other arguments settled.
-        network: the module behind it.
+        answer: the network, with its other arguments settled.
         parametrisation: what it is given, told and predicts.
         device: where to call it; None is where its parameters lie.
         whole_timesteps: tell it the nearest whole timestep, for networks that look it up in a table of their own.
     """
 
-    answer: Callable[[Tensor, Tensor], Tensor]
-    network: Any
+    answer: ConditionedNetwork
     parametrisation: Parametrisation
     device: torch.device | None = None
     whole_timesteps: bool = False
@@ -51,7 +50,7 @@ class NetworkDenoiser:
         Raises:
             ShapeError: the network answered with another shape.
         """
-        own_device, own_dtype = place_of(self.network)
+        own_device, own_dtype = place_of(self.answer.network)
         device = self.device or own_device or x.device
         dtype = own_dtype or x.dtype
         x, sigma = x.to(device), sigma.to(device)
@@ -63,13 +62,13 @@ class NetworkDenoiser:
         # by σ.
         level = self.parametrisation.sigma(told.to(sigma.dtype))
         sample = self.parametrisation.network_input(x, level).to(dtype)
-        with evaluating(self.network):
+        with evaluating(self.answer.network):
             output = self.answer(sample, told)
         # Weights that are brought to a device for the call leave the answer there.
-        output = without_learned_variance(output, sample).to(device)
+        output = prediction_and_variance(output, sample)[0].to(device)
         if output.shape != sample.shape:
             raise ShapeError(
-                f"The network {type(original_module(self.network)).__name__} answered with shape "
+                f"The network {type(original_module(self.answer.network)).__name__} answered with shape "
                 f"{tuple(output.shape)} for a sample of shape {tuple(sample.shape)}.",
                 ways_out=[
                     "Pass shape= as the network expects it, without the batch.",
@@ -77,13 +76,6 @@ class NetworkDenoiser:
                 ],
             )
         return self.parametrisation.denoised(x, output, level)
-
-
-def without_learned_variance(output: Tensor, sample: Tensor) -> Tensor:
-    """The first half of the channels, where there are twice the sample's (n, c, …): the second is a variance."""
-    if output.ndim == sample.ndim >= 2 and output.shape[1] == 2 * sample.shape[1]:
-        return output[:, : sample.shape[1]]
-    return output
 
 
 def place_of(network: Any) -> tuple[torch.device | None, torch.dtype | None]:

@@ -15,6 +15,7 @@ __all__ = [
     "original_module",
     "own_shape",
     "parameters_of",
+    "prediction_and_variance",
     "sample_of",
     "timestep_name",
 ]
@@ -80,3 +81,11 @@ def sample_of(output: Any) -> torch.Tensor:
             ways_out=["Return a tensor, a tuple that begins with one, or an object with `.sample`."],
         )
     return found
+
+
+def prediction_and_variance(output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The two halves of an answer with twice the sample's channels (n, c, …); of any other, all of it and None."""
+    if output.ndim == sample.ndim >= 2 and output.shape[1] == 2 * sample.shape[1]:
+        prediction, variance = output.chunk(2, dim=1)
+        return prediction, variance
+    return output, None

@@ -16,7 +16,14 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput as _Outpu
 from torch import Tensor, nn
 
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
-from alignkit_diffusers.networks import config_of, original_module, parameters_of, sample_of, timestep_name
+from alignkit_diffusers.networks import (
+    config_of,
+    original_module,
+    parameters_of,
+    prediction_and_variance,
+    sample_of,
+    timestep_name,
+)
 from alignkit_diffusers.parametrisation import Parametrisation
 from alignkit_diffusers.schedulers import parametrisation_of
 from alignkit_diffusers.tilted_levels import Levels, levels_at, wide
@@ -122,7 +129,7 @@ class _TiltedAnswer:
             placed = [changed.get(name, value) for name, value in zip(self.names, args, strict=False)]
             answered = self.network(*placed, **{name: changed.get(name, value) for name, value in kwargs.items()})
             self._form = type(answered)
-            output, rest = self._halves(sample_of(answered), sample)
+            output, rest = self._prediction(sample_of(answered), sample)
             found = levels.tilted(output, sample, theta)
         if any(by_particles):
             told = levels.of_denoiser(self.tilt.particles.denoise, sample)
@@ -169,17 +176,15 @@ class _TiltedAnswer:
             ways_out=["Pass θ of a draw's shape, or one for each image of the batch, (n, *shape)."],
         )
 
-    def _halves(self, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The prediction, and the channels of a learned variance where there are any."""
-        channels = sample.shape[1]
-        if output.shape == sample.shape:
-            return output, None
-        if output.ndim == sample.ndim >= 2 and output.shape[1] == 2 * channels:
-            return output[:, :channels], output[:, channels:]
-        raise ShapeError(
-            f"The network {self.name} answered with shape {tuple(output.shape)} for a sample of shape "
-            f"{tuple(sample.shape)}; it has no tilt in closed form."
-        )
+    def _prediction(self, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The prediction, of the sample's shape, and the channels of a learned variance where there are any."""
+        prediction, variance = prediction_and_variance(output, sample)
+        if prediction.shape != sample.shape:
+            raise ShapeError(
+                f"The network {self.name} answered with shape {tuple(output.shape)} for a sample of shape "
+                f"{tuple(sample.shape)}; it has no tilt in closed form."
+            )
+        return prediction, variance
 
     def _variance_is_used(self) -> bool:
         kind = str(self.scheduler().config.get("variance_type") or "")
