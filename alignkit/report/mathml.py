@@ -36,12 +36,11 @@ _CAPITALS = frozenset(string.ascii_uppercase)
 _OPERATORS = {"-": "−", "*": "∗"}
 
 
-def mathml(formula: str, *, label: str = "") -> str:
+def mathml(formula: str) -> str:
     """A formula as a `<math>` element on lines of its own.
 
     Arguments:
         formula: as alignkit writes it in LaTeX, for mathematics mode.
-        label: what a screen reader says before it, if it is to say anything.
 
     Returns:
         the element, with everything that a user wrote escaped, and the LaTeX beside it for those who copy it.
@@ -50,10 +49,9 @@ def mathml(formula: str, *, label: str = "") -> str:
         >>> print(mathml("x_{0}").split("<annotation")[0])
         <math display="block"><semantics><msub><mi>x</mi><mn>0</mn></msub>
     """
-    named = f' aria-label="{escape(label)}"' if label else ""
     body = _Reader(formula).whole()
     source = f'<annotation encoding="application/x-tex">{escape(formula)}</annotation>'
-    return f'<math display="block"{named}><semantics>{body}{source}</semantics></math>'
+    return f'<math display="block"><semantics>{body}{source}</semantics></math>'
 
 
 class _Reader:
