@@ -24,7 +24,7 @@ def pixels(figure):
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-SHAPES = [(8, 8), (4, 6), (1, 5, 4), (3, 5, 4), (2,), (7,), (2, 3, 4), (1,), ()]
+SHAPES = [(8, 8), (4, 6), (1, 5, 4), (3, 5, 4), (2,), (7,), (2, 3, 4), (2, 1, 1), (1,), ()]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -114,12 +114,13 @@ class _Frame:
 
     @staticmethod
     def around(panels: dict[str, NDArray[np.floating]]) -> _Frame:
+        kind = kind_of(next(iter(panels.values())).shape[1:])
         flat = np.concatenate([draws.reshape(draws.shape[0], -1) for draws in panels.values()]).astype(np.float64)
-        axis = 0 if flat.shape[1] == 2 else None
+        axis = 0 if kind is Kind.POINT else None
         finite = np.where(np.isfinite(flat), flat, np.nan)
         low, high = np.nanmin(finite, axis=axis), np.nanmax(finite, axis=axis)
         margin = np.maximum(0.04 * (high - low), 1e-9 + 0.02 * np.maximum(np.abs(low), np.abs(high)) * (high == low))
-        edges = np.histogram_bin_edges(finite[np.isfinite(finite)], "fd") if flat.shape[1] == 1 else None
+        edges = np.histogram_bin_edges(finite[np.isfinite(finite)], "fd") if kind is Kind.NUMBER else None
         if edges is not None and not 12 <= edges.size <= 61:
             edges = np.linspace(float(edges[0]), float(edges[-1]), min(max(edges.size, 12), 61))
         return _Frame(low - margin, high + margin, edges)
