@@ -113,7 +113,7 @@ def levels_at(
     # The last level a network sees a tilt at is that of its last timestep.
     believed = like.new_tensor([min(level.believed, parametrisation.sigma_max) for level in rows])
     kept = like.new_tensor([0.0 if exact and end else 1.0 for end in endless])
-    last = parametrisation.timestep(torch.tensor([parametrisation.sigma_max], dtype=torch.float64)).item()
+    last = _last_timestep(parametrisation)
     seen = [last / found[value].unit if math.isinf(found[value].believed) else value for value in values]
     replaced = torch.tensor(seen, dtype=like.dtype, device=told.device).reshape(told.shape)
     return Levels(parametrisation, known, sigma, believed, kept, replaced)
@@ -144,7 +144,12 @@ def _believed(timestep: float, parametrisation: Parametrisation) -> float:
     if isinstance(parametrisation, FlowMatching):
         rest = parametrisation.train_timesteps - timestep
         return timestep / rest if rest > 0 else math.inf
-    last = parametrisation.timestep(torch.tensor([parametrisation.sigma_max], dtype=torch.float64)).item()
+    last = _last_timestep(parametrisation)
     if timestep > last + 1e-3 * abs(last):
         return math.inf
     return float(parametrisation.sigma(torch.tensor([timestep], dtype=torch.float64)).item())
+
+
+def _last_timestep(parametrisation: Parametrisation) -> float:
+    """What the network is told at its highest noise."""
+    return float(parametrisation.timestep(torch.tensor([parametrisation.sigma_max], dtype=torch.float64)).item())
