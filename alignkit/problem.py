@@ -196,8 +196,7 @@ class Problem:
         except NO_PLAN as error:
             found = self._analysed()
             explanation = explain_refusal(found.diagnosis, found.verdicts, self.base, self.backends(), error)
-        utility = self._terms.utility
-        return with_law_terms(explanation, None if utility is None else str(utility), [*map(str, self.constraints)])
+        return with_law_terms(explanation, self._terms.utility, self.constraints)
 
     def to_latex(self) -> str:
         """The problem in LaTeX, for mathematics mode: constants as letters over their shape.

@@ -251,6 +251,8 @@ class TestRunAndSample:
         assert main(["run", "kl.py", "--tolerance", "0.1", "--no-report"]) == 2
         assert main(["run", "hard.py", "--heuristic", "--no-report", "--verbose", "--samples", "5"]) == 0
         assert "Planned: annealed Monte Carlo" in capsys.readouterr().out
+        plan = (place / "hard" / "plan.txt").read_text()
+        assert "annealed Monte Carlo" in plan and "IntractableError" not in plan
 
     def test_a_saved_result_is_drawn_from_explained_and_cited(self, place, capsys):
         assert main(["run", "kl.py", "--no-report", "--samples", "5"]) == 0

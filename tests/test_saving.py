@@ -22,6 +22,7 @@ from alignkit.expressions import ENTRIES
 from alignkit.saving.container import read_file, write_file
 from alignkit.saving.kinds import kinds
 from alignkit.saving.records import Reader, Writer
+from alignkit.saving.result import read_account
 from alignkit.tilting.law_request import Measured
 from alignkit.transport.fitted import FittedTransport
 from alignkit.transport.randomised import RandomisedMap
@@ -88,6 +89,11 @@ class TestWhatAResultCanDoOnceLoaded:
         moved = [ak.load(file_of(folder, "a concave reward")).transport(x) for _ in range(2)]
         problem = CASES["a concave reward"].make()
         assert np.array_equal(moved[0], problem.solve(seed=5).transport(x)) and np.array_equal(*moved)
+
+    def test_its_account_says_what_was_asked_of_the_law(self, folder):
+        explanation = read_account(file_of(folder, "moments in closed form"))["explanation"]
+        assert explanation == CASES["moments in closed form"].make().explain()
+        assert "subject to" in explanation and "log(E(x[1]) + 6)" in explanation
 
     def test_it_is_reported_and_saved_again(self, folder, tmp_path):
         aligned = ak.load(file_of(folder, "moments in closed form"))

@@ -16,6 +16,7 @@ import numpy as np
 from alignkit.aligned import Aligned
 from alignkit.base.law import checked_count
 from alignkit.cli.arguments import add_command, print_json, problem_in, simple
+from alignkit.compiler.explain import explain_solved
 from alignkit.errors import ParameterError, Status
 from alignkit.report.samples import sample_figure, shown_at_once
 from alignkit.transport.fitted import FittedTransport
@@ -97,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         text = json.dumps(summary, ensure_ascii=False, indent=2)
         (place / "certificate.json").write_text(text + "\n", encoding="utf-8")
         (place / "certificate.txt").write_text(f"{aligned}\n", encoding="utf-8")
-        (place / "plan.txt").write_text(f"{problem.explain()}\n", encoding="utf-8")
+        (place / "plan.txt").write_text(f"{explain_solved(aligned.plan, aligned.declared)}\n", encoding="utf-8")
         aligned.save(place / "result.alignkit")
         if options.report:
             aligned.report(place / "report.html", seed=options.seed + 1, progress=progress)

@@ -11,6 +11,7 @@ from alignkit.base.law import BaseLaw
 from alignkit.compiler.account import Account, Fact, RouteRow
 from alignkit.compiler.bids import Answers
 from alignkit.compiler.closeness import Wasserstein
+from alignkit.compiler.declaration import Declaration
 from alignkit.compiler.diagnosis import Diagnosis
 from alignkit.compiler.phrases import brief, named, seconds
 from alignkit.compiler.routes import Route
@@ -18,13 +19,13 @@ from alignkit.compiler.tree import LeftOut, TreeRow, lines_of, tree_rows
 from alignkit.compiler.verdicts import Verdict
 from alignkit.contracts import Composition
 from alignkit.errors import AlignkitError
-from alignkit.expressions import Curvature
+from alignkit.expressions import Constraint, Curvature, Expression
 from alignkit.tilting.engines import ENGINES, choose_engine
 
 if TYPE_CHECKING:
     from alignkit.compiler.plan import Plan
 
-__all__ = ["Explanation", "explain_plan", "explain_refusal", "with_law_terms"]
+__all__ = ["Explanation", "explain_plan", "explain_refusal", "explain_solved", "with_law_terms"]
 
 
 class Explanation(str):
@@ -88,11 +89,19 @@ def explain_refusal(
     )
 
 
-def with_law_terms(explanation: Explanation, utility: str | None, constraints: Sequence[str]) -> Explanation:
+def explain_solved(plan: Plan, declared: Declaration | None) -> Explanation:
+    """A readable account of a plan that was carried out, with what was asked of the law itself where that is known."""
+    explanation = explain_plan(plan)
+    return explanation if declared is None else with_law_terms(explanation, declared.utility, declared.constraints)
+
+
+def with_law_terms(
+    explanation: Explanation, utility: Expression | None, constraints: Sequence[Constraint]
+) -> Explanation:
     """The account with what is asked of the law itself, beside the reward of its draws."""
     account = explanation.account
-    facts = [Fact("utility", utility)] if utility is not None else []
-    facts += [Fact("" if place else "subject to", text) for place, text in enumerate(constraints)]
+    facts = [Fact("utility", str(utility))] if utility is not None else []
+    facts += [Fact("" if place else "subject to", str(one)) for place, one in enumerate(constraints)]
     if not facts:
         return explanation
     dual = Fact("dual", "multipliers of the expectations tilt the law: a smooth convex program in as many unknowns")

@@ -8,7 +8,7 @@ from html import escape
 
 from alignkit.certificates import KLCertificate
 from alignkit.citations import Citation
-from alignkit.compiler.explain import with_law_terms
+from alignkit.compiler.explain import explain_solved
 from alignkit.compiler.formula import plan_latex, problem_formula
 from alignkit.compiler.notebook import account_html
 from alignkit.errors import Status
@@ -87,12 +87,7 @@ def _certificate(findings: Findings) -> str:
 
 
 def _plan(findings: Findings) -> str:
-    explanation = findings.plan.explain()
-    declared = findings.declared
-    if declared is not None:
-        utility = None if declared.utility is None else str(declared.utility)
-        explanation = with_law_terms(explanation, utility, [*map(str, declared.constraints)])
-    return account_html(explanation.account)
+    return account_html(explain_solved(findings.plan, findings.declared).account)
 
 
 def _environment(findings: Findings) -> str:

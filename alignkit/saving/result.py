@@ -16,6 +16,7 @@ from alignkit.certificates import KLCertificate, TransportCertificate
 from alignkit.compiler.closeness import Closeness
 from alignkit.compiler.composition import compose
 from alignkit.compiler.declaration import Declaration
+from alignkit.compiler.explain import explain_solved
 from alignkit.compiler.plan import Plan
 from alignkit.errors import AlignkitError, ParameterError, SavedResultError, Status
 from alignkit.expressions import Constraint, Expression
@@ -132,7 +133,7 @@ def write_result(path: str | os.PathLike[str], result: Result) -> None:
             ways_out=["Save draws of it: numpy.save(path, aligned.sample(n, seed=…))."],
         ) from error
     account = {
-        "explanation": str(plan.explain()),
+        "explanation": str(explain_solved(plan, known)),
         "certificate": str(result.certificate),
         "status": str(result.status),
         "citations": "\n".join(map(str, plan.citations)),
