@@ -8,11 +8,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from alignkit_numba.vectors import WIDTH, LanesType
+from alignkit_numba.vectors import WIDTH, LanesType, inlined
 
-__all__ = ["TILE", "gather", "scatter", "transpose_tile"]
+__all__ = ["TILE", "gather", "scatter", "transpose_tiles"]
 
-#: Rows and columns that `transpose_tile` takes: those of one AVX-512 register, of which `WIDTH` holds a whole number.
+#: Rows and columns that are transposed at a time: those of one AVX-512 register, of which `WIDTH` holds a whole number.
 TILE = 8
 
 _LANES = LanesType()
@@ -54,8 +54,8 @@ def scatter(typing: Any, array: Any, places: Any, lanes: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def transpose_tile(typing: Any, source: Any, start: Any, stride: Any, target: Any, place: Any, step: Any) -> Any:
-    """target[place + step·j + i] = source[start + stride·i + j] for i and j below `TILE`; both arrays have one axis."""
+def _transpose_tile(typing: Any, source: Any, start: Any, stride: Any, target: Any, place: Any, step: Any) -> Any:
+    """target[place + step·j + i] = source[start + stride·i + j] for i and j below `TILE`."""
     row = ir.VectorType(ir.DoubleType(), TILE)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -84,3 +84,18 @@ def transpose_tile(typing: Any, source: Any, start: Any, stride: Any, target: An
 
     whole = types.intp
     return types.void(source, whole, whole, target, whole, whole), generate
+
+
+@inlined
+def transpose_tiles(source, start, stride, target, place, step, rows, columns):  # type: ignore[no-untyped-def]
+    """target[place + step·j + i] = source[start + stride·i + j], i < rows and j < columns, both multiples of `TILE`.
+
+    Arguments:
+        source, target: arrays in C order, counted in entries whatever their axes.
+        start, place: where in them the first entry is.
+        stride, step: entries from one row of them to the next.
+        rows, columns: of the source.
+    """
+    for i in range(0, rows, TILE):
+        for j in range(0, columns, TILE):
+            _transpose_tile(source, start + stride * i + j, stride, target, place + step * j + i, step)

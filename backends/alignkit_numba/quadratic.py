@@ -16,7 +16,7 @@ import numpy as np
 
 from alignkit.contracts import Floats, ProxSolution
 from alignkit.expressions.splitting import Quadratic
-from alignkit_numba.gathers import TILE, transpose_tile
+from alignkit_numba.gathers import TILE, transpose_tiles
 from alignkit_numba.vectors import (
     WIDTH,
     absolute,
@@ -113,9 +113,7 @@ def _into_lanes(rows, first, filled, lanes):  # type: ignore[no-untyped-def]
     """Some rows, the last of them repeated where they are fewer than lanes."""
     k = rows.shape[1]
     whole = k - k % TILE if filled == WIDTH else 0
-    for half in range(0, WIDTH, TILE):
-        for i in range(0, whole, TILE):
-            transpose_tile(rows, (first + half) * k + i, k, lanes, i * WIDTH + half, WIDTH)
+    transpose_tiles(rows, first * k, k, lanes, 0, WIDTH, WIDTH, whole)
     for lane in range(WIDTH):
         for i in range(whole, k):
             lanes[i, lane] = rows[first + min(lane, filled - 1), i]
@@ -125,9 +123,7 @@ def _into_lanes(rows, first, filled, lanes):  # type: ignore[no-untyped-def]
 def _out_of_lanes(lanes, first, filled, rows):  # type: ignore[no-untyped-def]
     k = rows.shape[1]
     whole = k - k % TILE if filled == WIDTH else 0
-    for half in range(0, WIDTH, TILE):
-        for i in range(0, whole, TILE):
-            transpose_tile(lanes, i * WIDTH + half, WIDTH, rows, (first + half) * k + i, k)
+    transpose_tiles(lanes, 0, WIDTH, rows, first * k, k, whole, WIDTH)
     for lane in range(filled):
         for i in range(whole, k):
             rows[first + lane, i] = lanes[i, lane]

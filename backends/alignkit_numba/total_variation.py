@@ -22,7 +22,7 @@ import numpy as np
 
 from alignkit.contracts import Floats, ProxSolution
 from alignkit.errors import ParameterError
-from alignkit_numba.gathers import TILE, gather, scatter, transpose_tile
+from alignkit_numba.gathers import TILE, gather, scatter, transpose_tiles
 from alignkit_numba.vectors import (
     WIDTH,
     absolute,
@@ -110,10 +110,7 @@ def _solve(points, radii, entries, slopes, levels, lanes, chains, maximiser, var
     for start in range(0, rows, WIDTH):
         count = min(WIDTH, rows - start)
         done = tiled if count == WIDTH else 0
-        for row in range(0, WIDTH, TILE):
-            for position in range(0, done, TILE):
-                place = dimension * (start + row) + position
-                transpose_tile(points, place, dimension, entries, WIDTH * position + row, WIDTH)
+        transpose_tiles(points, dimension * start, dimension, entries, 0, WIDTH, WIDTH, done)
         for position in range(done, dimension):
             for lane in range(WIDTH):
                 place = dimension * (start + lane) + position
@@ -125,10 +122,7 @@ def _solve(points, radii, entries, slopes, levels, lanes, chains, maximiser, var
                 x = points[dimension * (start + lane) : dimension * (start + lane + 1)]
                 _pull_with_chains(x, radii, first, offset, chains[0], chains[1], slopes, lane)
         _finish(radii, entries, slopes, levels, lanes)
-        for row in range(0, WIDTH, TILE):
-            for position in range(0, done, TILE):
-                place = dimension * (start + row) + position
-                transpose_tile(levels, WIDTH * position + row, WIDTH, maximiser, place, dimension)
+        transpose_tiles(levels, 0, WIDTH, maximiser, dimension * start, dimension, done, WIDTH)
         for lane in range(count):
             variation[start + lane], squares[start + lane] = lanes[WIDTH + lane], lanes[2 * WIDTH + lane]
             for position in range(done, dimension):
