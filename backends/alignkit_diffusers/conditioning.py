@@ -164,7 +164,7 @@ def _checked_arguments(
             f"{what} must be a mapping from the network's arguments to tensors, not {type(extra).__name__}."
         )
     any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    ours = {next(iter(parameters), None), timestep_name(parameters), "return_dict"}
+    ours = _sample_and_timestep(parameters) | {"return_dict"}
     known = [name for name in parameters if name not in ours]
     for name, value in extra.items():
         if name in ours or not (any_name or name in known):
@@ -174,6 +174,12 @@ def _checked_arguments(
             )
         _check_one_row(value, f"{what}[{name!r}]")
     return dict(extra)
+
+
+def _sample_and_timestep(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """The names of what every call gives a network, its sample and its timestep."""
+    names, timestep = list(parameters), timestep_name(parameters)
+    return {*names[:1], *(names[1:2] if timestep is None else [timestep])}
 
 
 def _check_one_row(value: Any, what: str) -> None:
@@ -243,8 +249,7 @@ def _null_label(network: Any) -> dict[str, Any]:
 
 def _check_complete(given: Arguments, network: Any, parameters: Mapping[str, inspect.Parameter]) -> None:
     """Refuse a conditional network without its condition, which would fail deep inside of it or run without."""
-    names = list(parameters)
-    ours = {*names[:1], timestep_name(parameters) or (names[1] if len(names) > 1 else None)}
+    ours = _sample_and_timestep(parameters)
     positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [
         name

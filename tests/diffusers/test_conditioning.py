@@ -208,6 +208,7 @@ def test_what_does_not_fit_is_refused(text_network: Any) -> None:
         (ParameterError, "not told a class", text_network, {"conditioning": given, "class_labels": 0}),
         (ParameterError, "names 'hidden'", text_network, {"conditioning": {"hidden": states}}),
         (ParameterError, "names 'timestep'", text_network, {"conditioning": {"timestep": states}}),
+        (ParameterError, "names 'noise'", lambda sample, noise: sample, {"conditioning": {"noise": states}}),
         (ParameterError, "must be a mapping", text_network, {"conditioning": states}),
         (ShapeError, "of one row", text_network, {"conditioning": {"encoder_hidden_states": states.expand(2, -1, -1)}}),
         (
