@@ -15,12 +15,10 @@ from alignkit.compiler.plan import Plan
 from alignkit.contracts import Floats, Progress
 from alignkit.errors import ParameterError
 from alignkit.expressions.arrays import to_numpy
-from alignkit.noise import fold_seed
 from alignkit.report.samples import shown_at_once
 from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.heuristic import values_on_host
 from alignkit.transport.fitted import FittedTransport
-from alignkit.transport.randomised import RandomisedMap
 
 __all__ = ["Study", "study_of"]
 
@@ -87,10 +85,7 @@ def study_of(
     """
     before = plan.base.sample(rows, seed=seed, progress=progress)
     if isinstance(fitted, FittedTransport):
-        moves = fitted.map
-        if isinstance(moves, RandomisedMap):
-            moves = moves.with_seed(fold_seed(seed, "coins of the transport"))
-        moved = moves.apply(before, progress)
+        moved = fitted.map_of_draws(seed).apply(before, progress)
         after, gaps, costs = moved.y, moved.relative_gap, moved.cost
     else:
         after, gaps, costs = fitted.sample(rows, seed=seed, progress=progress), None, None

@@ -40,9 +40,13 @@ class FittedTransport:
     def sample_pairs(self, rows: int, *, seed: int, progress: Progress = None) -> tuple[Any, Any]:
         """Draw base rows and move them: (x, T(x)), each (rows, *shape), numpy."""
         x = self.base.sample(rows, seed=seed, progress=progress)
+        return x, self.map_of_draws(seed).move(x, progress)
+
+    def map_of_draws(self, seed: int) -> TransportMap | RandomisedMap:
+        """The map as it moves the base draws of a seed, which fixes its coins where it has any."""
         if isinstance(self.map, RandomisedMap):
-            return x, self.map.with_seed(fold_seed(seed, "coins of the transport")).move(x, progress)
-        return x, self.map.move(x, progress)
+            return self.map.with_seed(fold_seed(seed, "coins of the transport"))
+        return self.map
 
     def certify(
         self, reward: Expression, guarantee: str, *, seconds: float, seed: int, progress: Progress = None
