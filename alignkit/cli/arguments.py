@@ -20,7 +20,7 @@ import numpy as np
 from alignkit.errors import AlignkitError, ParameterError
 from alignkit.problem import Problem
 
-__all__ = ["add_command", "is_problem_file", "print_json", "problem_in", "simple"]
+__all__ = ["add_command", "is_problem_file", "json_text", "print_json", "problem_in"]
 
 #: Of paragraphs in help; examples stand as they are typed.
 _WIDTH = 79
@@ -111,19 +111,24 @@ def _place(path: Path, error: BaseException) -> str:
 
 def print_json(found: Any) -> None:
     """Print what programs read."""
-    print(json.dumps(simple(found), ensure_ascii=False, indent=2))
+    print(json_text(found))
 
 
-def simple(found: Any) -> Any:
+def json_text(found: Any) -> str:
+    """Dataclasses, arrays and numbers in JSON, over several lines."""
+    return json.dumps(_simple(found), ensure_ascii=False, indent=2)
+
+
+def _simple(found: Any) -> Any:
     """Dataclasses, arrays and numbers as JSON knows them; infinities and NaN as strings."""
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        return {field.name: simple(getattr(found, field.name)) for field in dataclasses.fields(found)}
+        return {field.name: _simple(getattr(found, field.name)) for field in dataclasses.fields(found)}
     if isinstance(found, dict):
-        return {str(name): simple(one) for name, one in found.items()}
+        return {str(name): _simple(one) for name, one in found.items()}
     if isinstance(found, list | tuple):
-        return [simple(one) for one in found]
+        return [_simple(one) for one in found]
     if isinstance(found, np.ndarray | np.generic):
-        return simple(found.tolist())
+        return _simple(found.tolist())
     if isinstance(found, enum.Enum):
         return found.name
     if isinstance(found, float) and not math.isfinite(found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import numpy as np
 
 from alignkit.aligned import Aligned
 from alignkit.base.law import checked_count
-from alignkit.cli.arguments import add_command, print_json, problem_in, simple
+from alignkit.cli.arguments import add_command, json_text, print_json, problem_in
 from alignkit.compiler.explain import explain_solved
 from alignkit.errors import ParameterError, Status
 from alignkit.report.samples import sample_figure, shown_at_once
@@ -93,10 +92,9 @@ def _run(options: argparse.Namespace) -> int:
             "backend": aligned.plan.backend,
             "seed": options.seed,
             "samples": rows,
-            "certificate": simple(aligned.certificate),
+            "certificate": aligned.certificate,
         }
-        text = json.dumps(summary, ensure_ascii=False, indent=2)
-        (place / "certificate.json").write_text(text + "\n", encoding="utf-8")
+        (place / "certificate.json").write_text(f"{json_text(summary)}\n", encoding="utf-8")
         (place / "certificate.txt").write_text(f"{aligned}\n", encoding="utf-8")
         (place / "plan.txt").write_text(f"{explain_solved(aligned.plan, aligned.declared)}\n", encoding="utf-8")
         aligned.save(place / "result.alignkit")
