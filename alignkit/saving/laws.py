@@ -69,9 +69,6 @@ def draws_to_tell(law: BaseLaw) -> NDArray[Any]:
 
 def shipped_name(law: BaseLaw, draws: NDArray[Any]) -> str | None:
     """The name by which some backend offers this very law; None where none does."""
-    manifests = [status.manifest for status in registry.installed_backends() if status.available]
-    if not any(manifest is not None and law.name in manifest.base_laws for manifest in manifests):
-        return None
     try:
         shipped = registry.base_law(law.name)
     except BackendUnavailableError:
