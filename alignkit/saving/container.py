@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from alignkit.errors import ParameterError, SavedResultError
 from alignkit.saving.whole import whole_file
 
-__all__ = ["FORMAT", "read_file", "write_file"]
+__all__ = ["FORMAT", "bytes_of", "read_file", "write_file"]
 
 #: The version of the document. A file of a later one is refused.
 FORMAT = 1
@@ -82,7 +82,7 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any], arrays
     with whole_file(place) as file:
         file.write(len(start).to_bytes(8, "little") + start)
         for piece in pieces.values():
-            file.write(_bytes_of(piece))
+            file.write(bytes_of(piece))
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -126,11 +126,12 @@ def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     found = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        found.update(_bytes_of(array))
+        found.update(bytes_of(array))
     return found.hexdigest()
 
 
-def _bytes_of(array: NDArray[Any]) -> Any:
+def bytes_of(array: NDArray[Any]) -> Any:
+    """The memory of an array in C order, not copied."""
     # An empty array has no memory to look at.
     return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
 

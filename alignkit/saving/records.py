@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from alignkit.expressions import Expression
 from alignkit.expressions.arrays import is_operator, is_sparse
 from alignkit.expressions.expression import topological
+from alignkit.saving.container import bytes_of
 
 __all__ = ["Kind", "NotStorableError", "Reader", "Writer", "differing", "kind_of_dataclass"]
 
@@ -119,7 +120,7 @@ class Writer:
         kept = np.ascontiguousarray(found.T if is_columns else found)
         shape = found.T.shape if is_columns else found.shape
         # The same numbers in two places are written once.
-        digest = hashlib.sha256(kept.reshape(-1).view(np.uint8).data if kept.nbytes else b"").digest()
+        digest = hashlib.sha256(bytes_of(kept)).digest()
         name = self._names.setdefault((str(kept.dtype), shape, digest), f"a{len(self._names)}")
         self.arrays[name] = kept.reshape(shape)
         return {"array": name, "order": "columns"} if is_columns else {"array": name}
