@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignkit.report.numerals import power_of_ten, three_digits
 from alignkit.report.style import AFTER, BEFORE, HIGHLIGHT, INK, axis_labels, new_figure, title
 
 __all__ = ["cost_histogram", "gap_histogram", "gaps_figure", "rewards_figure"]
@@ -17,7 +18,6 @@ Floats = NDArray[np.float64]
 _FEWEST_BINS, _MOST_BINS = 12, 48
 #: The smallest gap on a logarithmic axis: rounding leaves nothing below it.
 _FLOOR = 1e-17
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SHARE = "share of draws (%)"
 
 
@@ -74,7 +74,7 @@ def gap_histogram(axes: Any, gaps: Floats, *, tolerance: float = 0.0) -> None:
     edges = np.logspace(np.floor(low), max(np.ceil(high), np.floor(low) + 1), _MOST_BINS + 1)
     axes.set_xscale("log")
     # Exponents of matplotlib's own are too small to read on a phone.
-    axes.xaxis.set_major_formatter(lambda gap, _: f"10{str(round(math.log10(gap))).translate(_RAISED)}")
+    axes.xaxis.set_major_formatter(lambda gap, _: power_of_ten(round(math.log10(gap))))
     axes.minorticks_off()
     _histogram(axes, bounded, edges, AFTER, mean=False)
     if tolerance > 0:
@@ -114,12 +114,8 @@ def _edges(values: Floats) -> Floats:
     return np.linspace(finite.min(), finite.max(), min(max(wanted, _FEWEST_BINS), _MOST_BINS) + 1)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
-
-
 def _described(values: Floats) -> str:
     finite = values[np.isfinite(values)]
     lost = values.size - finite.size
     note = f", {lost} without a finite value" if lost else ""
-    return f"mean {_number(float(finite.mean()))}{note}" if finite.size else f"no finite value among {values.size}"
+    return f"mean {three_digits(float(finite.mean()))}{note}" if finite.size else f"no finite value among {values.size}"

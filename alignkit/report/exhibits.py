@@ -12,6 +12,7 @@ from alignkit.certificates import TransportCertificate
 from alignkit.contracts import Floats
 from alignkit.report.distributions import cost_histogram, gap_histogram, rewards_figure
 from alignkit.report.findings import Findings
+from alignkit.report.numerals import three_digits
 from alignkit.report.path import path_figure
 from alignkit.report.pictures import Ink
 from alignkit.report.samples import Kind, kind_of, panel_figures
@@ -93,9 +94,9 @@ def _scale(values: Floats) -> float:
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
-def _number(value: float, scale: float = 0.0) -> str:
+def _number(value: float, scale: float) -> str:
     # What rounds to nothing beside the others is nothing.
-    return f"{0.0 if abs(value) < 1e-6 * scale else float(value):.3g}".replace("-", "−")
+    return three_digits(0.0 if abs(value) < 1e-6 * scale else float(value))
 
 
 def charts_html(findings: Findings) -> str:
@@ -141,7 +142,7 @@ def _tilts(findings: Findings) -> Iterator[str]:
         yield _chart(figure, "tilts", "The tilts that make up the law", f"{what}, in units of 1 over those of w.")
     figure, axes = new_figure(1, 1, _SIZE)
     draw_mean_tilt(axes[0, 0], tilts.mean)
-    reach = _number(float(np.linalg.norm(tilts.mean)))
+    reach = three_digits(float(np.linalg.norm(tilts.mean)))
     note = f"The tilt θ, ‖θ‖ = {reach}: the law p·exp⟨θ, x⟩ favours draws that agree with it."
     if tilts.dimension:
         note = f"The mean of the tilts, of length {reach}; where opposite ends are favoured alike they cancel."

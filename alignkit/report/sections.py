@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
 
@@ -14,12 +13,9 @@ from alignkit.compiler.notebook import account_html
 from alignkit.errors import Status
 from alignkit.report.findings import Findings
 from alignkit.report.mathml import mathml
+from alignkit.report.numerals import typeset
 
 __all__ = ["SECTIONS", "heading"]
-
-_POWER = re.compile(r"(?<=\d)e([+-]\d+)")
-_MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def heading(findings: Findings) -> str:
@@ -58,8 +54,8 @@ def _tiles(findings: Findings) -> Iterator[str]:
 
 
 def _tile(name: str, value: str, note: str) -> str:
-    small = f"<small>{escape(_typeset(note))}</small>" if note else ""
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(_typeset(value))}{small}</dd></div>"
+    small = f"<small>{escape(typeset(note))}</small>" if note else ""
+    return f"<div><dt>{escape(name)}</dt><dd>{escape(typeset(value))}{small}</dd></div>"
 
 
 def _problem(findings: Findings) -> str:
@@ -115,19 +111,13 @@ def _paper(paper: Citation) -> str:
 
 def _table(rows: Mapping[str, str]) -> str:
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(_typeset(text))}</td></tr>' for name, text in rows.items()
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(typeset(text))}</td></tr>' for name, text in rows.items()
     )
     return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}"
-
-
-def _typeset(text: str) -> str:
-    """Minus signs and powers of ten of numbers as print has them; expressions keep theirs."""
-    text = _POWER.sub(lambda found: f"·10{str(int(found[1])).translate(_RAISED)}", text)
-    return _MINUS.sub("−", text)
 
 
 #: From the anchor of a section to its name and what is in it, in order, around the draws and the diagnostics.
