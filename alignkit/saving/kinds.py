@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 from alignkit.certificates import Calibration, KLCertificate, Moment, RadiusCertificate, TransportCertificate
@@ -15,7 +16,7 @@ from alignkit.estimates import Estimate
 from alignkit.expressions import Subspace
 from alignkit.saving.laws import law_kinds
 from alignkit.saving.nodes import expression_kinds
-from alignkit.saving.records import Kind, kind_of_dataclass
+from alignkit.saving.records import Kind, kind_by_names, kind_of_dataclass
 from alignkit.tilting.fitted import AnnealingStage, TiltMoments
 from alignkit.tilting.measures import FiniteMeasure, GaussianMeasure, LabelsMeasure, PointMeasure, ProductMeasure
 from alignkit.transport import costs
@@ -59,45 +60,15 @@ def _by_name(made: type[enum.Enum]) -> Kind:
 
 
 def _measures() -> list[Kind]:
+    gaussian = kind_by_names(
+        "measure.Gaussian", GaussianMeasure, "dimension", "root", "shift", "constant", "description"
+    )
     return [
-        Kind(
-            "measure.Point",
-            PointMeasure,
-            lambda one: {"tilt": one.tilt, "constant": one.constant},
-            lambda parts: PointMeasure(**parts),
-        ),
-        Kind(
-            "measure.Gaussian",
-            GaussianMeasure,
-            lambda one: {
-                name: getattr(one, name) for name in ("dimension", "root", "shift", "constant", "description")
-            },
-            _gaussian_measure,
-        ),
-        Kind(
-            "measure.Finite",
-            FiniteMeasure,
-            lambda one: {
-                name: getattr(one, name) for name in ("nodes", "log_weights", "tempered", "is_exact", "description")
-            },
-            lambda parts: FiniteMeasure(
-                parts["nodes"],
-                parts["log_weights"],
-                **{name: parts[name] for name in ("tempered", "is_exact", "description")},
-            ),
-        ),
-        Kind(
-            "measure.Labels",
-            LabelsMeasure,
-            lambda one: {name: getattr(one, name) for name in ("matrix", "offset", "scale")},
-            lambda parts: LabelsMeasure(**parts),
-        ),
-        Kind(
-            "measure.Product",
-            ProductMeasure,
-            lambda one: {"parts": one.parts},
-            lambda parts: ProductMeasure(parts["parts"]),
-        ),
+        kind_by_names("measure.Point", PointMeasure, "tilt", "constant"),
+        replace(gaussian, make=_gaussian_measure),
+        kind_by_names("measure.Finite", FiniteMeasure, "nodes", "log_weights", "tempered", "is_exact", "description"),
+        kind_by_names("measure.Labels", LabelsMeasure, "matrix", "offset", "scale"),
+        kind_by_names("measure.Product", ProductMeasure, "parts"),
     ]
 
 

@@ -23,7 +23,9 @@ from alignkit.expressions.arrays import is_operator, is_sparse
 from alignkit.expressions.expression import topological
 from alignkit.saving.container import bytes_of
 
-__all__ = ["Kind", "NotStorableError", "Reader", "Writer", "differing", "kind_of_dataclass"]
+__all__ = [
+    "Kind", "NotStorableError", "Reader", "Writer", "described", "differing", "kind_by_names", "kind_of_dataclass",
+]  # fmt: skip
 
 #: Arrays of another problem count as the same within this, relative to their largest entry.
 _SAME = 1e-9
@@ -52,8 +54,12 @@ class Kind:
 
 def kind_of_dataclass(name: str, made: type) -> Kind:
     """A dataclass by the fields that its constructor takes."""
-    names = [field.name for field in dataclasses.fields(made) if field.init]
-    return Kind(name, made, lambda one: {field: getattr(one, field) for field in names}, lambda parts: made(**parts))
+    return kind_by_names(name, made, *(field.name for field in dataclasses.fields(made) if field.init))
+
+
+def kind_by_names(name: str, made: type, *names: str) -> Kind:
+    """A class by attributes that its constructor takes under the same names."""
+    return Kind(name, made, lambda one: {part: getattr(one, part) for part in names}, lambda parts: made(**parts))
 
 
 class Writer:
