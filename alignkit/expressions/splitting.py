@@ -33,6 +33,8 @@ __all__ = [
 LARGEST_HESSIAN = 2048
 #: Largest matrix an operator is turned into, in entries (512 MB).
 _LARGEST_DENSE = 2**26
+#: λ must exceed λ_max(H) by this, relative to λ, for the factor of λI − H to be accurate.
+_MARGIN = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,10 @@ class Split:
         if all(part.is_concave for part in self.curved):
             return 0.0
         return max(0.0, self.steepest[0])
+
+    def is_dominated_by(self, weight: float) -> bool:
+        """Whether λ = `weight` exceeds the critical one by enough for an accurate solve."""
+        return self.critical_weight < weight * (1 - _MARGIN)
 
     @cached_property
     def steepest(self) -> tuple[float, Floats]:

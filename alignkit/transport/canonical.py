@@ -41,8 +41,6 @@ __all__ = [
     "canonical_form",
 ]
 
-#: λ must exceed λ_max(H) by this, relative to λ, for the factor to be accurate.
-_MARGIN = 1e-10
 #: Rows of B below this, relative to its largest, do not depend on z.
 _NEGLIGIBLE = 1e-13
 
@@ -247,7 +245,7 @@ def canonical_form(problem: ProxProblem) -> ProximalForm | Uncanonical:
     parts = split(problem.nonlinear)
     if parts.curved and not parts.has_small_hessian:
         return Uncanonical(f"the quadratic summands have a Hessian of size k = {parts.dimension}, too large to form")
-    if parts.critical_weight >= problem.weight * (1 - _MARGIN):
+    if not parts.is_dominated_by(problem.weight):
         return Uncanonical(
             f"λ = {problem.weight:.6g} does not exceed the largest curvature, {parts.critical_weight:.6g}"
         )

@@ -12,14 +12,12 @@ __all__ = ["dominated_quadratic", "quadratic_map", "quadratic_seconds"]
 
 #: Above this k a library's matrix product costs less.
 _LARGEST_DIMENSION = 64
-#: λ must exceed λ_max(H) by this, relative to λ, for the solve to be accurate.
-_MARGIN = 1e-10
 
 
 def dominated_quadratic(problem: ProxProblem) -> Quadratic | None:
     """f where it is a quadratic of few coordinates, which λ dominates; else None."""
     parts = split(problem.nonlinear)
-    if parts.terms or parts.dimension > _LARGEST_DIMENSION or parts.critical_weight >= problem.weight * (1 - _MARGIN):
+    if parts.terms or parts.dimension > _LARGEST_DIMENSION or not parts.is_dominated_by(problem.weight):
         return None
     return parts.quadratic if np.isfinite(parts.quadratic.matrix).all() else None
 

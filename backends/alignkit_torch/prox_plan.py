@@ -15,8 +15,6 @@ __all__ = ["Plan", "plan"]
 
 #: Up to this k a dense product costs less than a binary search an entry.
 _SMALL_DIMENSION = 64
-#: λ must exceed λ_max(H) by this, relative to λ, for the solve to be accurate.
-_MARGIN = 1e-10
 
 
 #: A quadratic λ dominates, a sum over coordinates, or a canonical form.
@@ -53,6 +51,6 @@ def plan(problem: ProxProblem) -> Plan | Uncanonical:
 
 
 def _dominated(parts: Split, weight: float) -> Quadratic | Uncanonical:
-    if parts.critical_weight < weight * (1 - _MARGIN) and np.isfinite(parts.quadratic.matrix).all():
+    if parts.is_dominated_by(weight) and np.isfinite(parts.quadratic.matrix).all():
         return parts.quadratic
     return Uncanonical(f"λ = {weight:.6g} does not exceed the largest curvature, {parts.critical_weight:.6g}")
