@@ -39,6 +39,7 @@ __all__ = [
     "TopOf",
     "Uncanonical",
     "canonical_form",
+    "value_at_origin",
 ]
 
 #: Rows of B below this, relative to its largest, do not depend on z.
@@ -229,6 +230,11 @@ class ProximalForm:
         """φ(By + b) of rows y, (n, k) to (n,)."""
         entries = solutions @ self.matrix.T + self.offset
         return np.asarray(sum(block.value(entries[:, rows]) for block, rows in self.parts))
+
+
+def value_at_origin(problem: ProxProblem) -> float:
+    """f(0), which gives the constant that a form of f leaves out."""
+    return float(np.asarray(problem.nonlinear.value(np.zeros((1, problem.dimension)))).item())
 
 
 def canonical_form(problem: ProxProblem) -> ProximalForm | Uncanonical:

@@ -23,7 +23,7 @@ from alignkit.contracts import (
     UpdatableProxSession,
 )
 from alignkit.expressions.splitting import split
-from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form
+from alignkit.transport.canonical import ProximalForm, Uncanonical, canonical_form, value_at_origin
 from alignkit.transport.chains import total_variation_form
 from alignkit_numba.chain_session import TAUT_STRING, ChainSession, chain_seconds
 from alignkit_numba.closed_form_session import ClosedFormSession
@@ -165,8 +165,7 @@ class _Opened:
         """Prepare a problem's kernel."""
         from alignkit_numba.accounting import settle
 
-        origin = np.zeros((1, form.dimension))
-        constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
+        constant = value_at_origin(problem) + float(form.value(np.zeros((1, form.dimension)))[0])
         hessian = np.zeros((0, 0)) if form.factor is None else split(problem.nonlinear).quadratic.matrix
         kernel, weight = method_of(form).prepare(form), np.array([form.weight])
         ones = np.ones(_rows_at_a_time(form.dimension))

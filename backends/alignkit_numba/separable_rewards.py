@@ -6,6 +6,7 @@ import numpy as np
 
 from alignkit.contracts import ProxProblem
 from alignkit.expressions.splitting import split
+from alignkit.transport.canonical import value_at_origin
 from alignkit.transport.separable import Separable, separable_form
 from alignkit_numba.closed_form_session import ClosedForm
 
@@ -28,5 +29,4 @@ def separable_map(problem: ProxProblem, form: Separable) -> ClosedForm:
     """The proximal map of a problem whose f is such a sum."""
     from alignkit_numba.separable import SeparableMap
 
-    at_origin = float(np.asarray(problem.nonlinear.value(np.zeros((1, problem.dimension)))).item())
-    return SeparableMap.of(form, at_origin, problem.weight, problem.tolerance)
+    return SeparableMap.of(form, value_at_origin(problem), problem.weight, problem.tolerance)

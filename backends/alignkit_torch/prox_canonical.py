@@ -17,7 +17,7 @@ import torch
 
 from alignkit.contracts import ProxProblem
 from alignkit.expressions.splitting import split
-from alignkit.transport.canonical import ProximalForm
+from alignkit.transport.canonical import ProximalForm, value_at_origin
 from alignkit_torch.prox_blocks import SmoothSum
 from alignkit_torch.prox_dual import DualSolver
 from alignkit_torch.prox_kinks import kinked_block
@@ -50,8 +50,7 @@ class CanonicalProx:
         quadratic = split(problem.nonlinear).quadratic if form.factor is not None else None
         self.hessian = None if quadratic is None else torch.tensor(quadratic.matrix, device=device)
         self.hessian_size = 0.0 if quadratic is None else float(np.linalg.norm(quadratic.matrix))
-        origin = np.zeros((1, form.dimension))
-        self.constant = float(np.asarray(problem.nonlinear.value(origin)).item()) + float(form.value(origin)[0])
+        self.constant = value_at_origin(problem) + float(form.value(np.zeros((1, form.dimension)))[0])
         self.smooth = SmoothSum(form, device) if form.is_smooth else None
         self.kinked = None if self.smooth is not None else kinked_block(form, device)
         self.solver = self._solver()

@@ -12,7 +12,7 @@ from alignkit.contracts import Floats, Progress, ProxProblem, ProxSolution
 from alignkit.errors import StaleFitError
 from alignkit.expressions.expression import versions_of
 from alignkit.expressions.splitting import Quadratic
-from alignkit.transport.canonical import Uncanonical, canonical_form
+from alignkit.transport.canonical import Uncanonical, canonical_form, value_at_origin
 from alignkit.transport.separable import Separable
 from alignkit_torch.devices import float64_device, free_memory, rows_that_fit
 from alignkit_torch.prox_canonical import CanonicalProx
@@ -34,7 +34,7 @@ def engine_of(problem: ProxProblem, how: Plan) -> Engine:
     if isinstance(how, Quadratic):
         return QuadraticProx(how, problem.weight, device)
     if isinstance(how, Separable):
-        return SeparableProx(how, _at_origin(problem), problem.weight, device)
+        return SeparableProx(how, value_at_origin(problem), problem.weight, device)
     return CanonicalProx(problem, how, device)
 
 
@@ -131,11 +131,6 @@ class TorchProxSession:
                 ways_out=["Open the problem again.", "Raise λ in ak.Wasserstein(weight=λ)."],
                 expression=str(self.problem.nonlinear),
             )
-
-
-def _at_origin(problem: ProxProblem) -> float:
-    """f(0)."""
-    return float(np.asarray(problem.nonlinear.value(np.zeros((1, problem.dimension)))).item())
 
 
 def _in_chunks(
