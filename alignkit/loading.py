@@ -8,6 +8,7 @@ from alignkit.aligned import Aligned
 from alignkit.base import BaseLaw
 from alignkit.compiler.law_terms import separate_law_terms
 from alignkit.errors import ParameterError
+from alignkit.expressions.expression import united
 from alignkit.problem import Problem
 from alignkit.saving.result import Declared, read_result
 
@@ -70,7 +71,6 @@ def load(
         )
     known, plan = found.declaration, found.plan
     sides = [] if known is None else [side for one in known.constraints for side in (one.left, one.right)]
-    expressions = [plan.diagnosis.reward if known is None else known.reward, *sides]
-    named = [parameter for one in expressions for parameter in one.parameters()]
+    named = united((plan.diagnosis.reward if known is None else known.reward, *sides))
     versions = tuple((one, one.version) for one in dict.fromkeys([*named, *plan.closeness.parameters]))
     return Aligned(plan, found.certificate, found.status, found.fitted, versions, known)
