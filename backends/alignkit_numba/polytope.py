@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 from alignkit.errors import ParameterError, UnboundedTransportError
+from alignkit_numba.rooms import Rooms
 from alignkit_numba.vectors import compiled, inlined
 
 __all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "solve_over_polytope", "top_polytope"]
@@ -108,6 +110,11 @@ class DualPolytope:
     constraints: Constraints
     tables: tuple[NDArray[np.float32], NDArray[np.float32]]
     listed: Listed | None = None
+
+    @cached_property
+    def rooms(self) -> Rooms[Room]:
+        """What the simplex method writes to."""
+        return Rooms(lambda: _room(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,7 +356,9 @@ def solve_over_polytope(polytope: DualPolytope, residuals: Floats) -> SparseMove
         _look_up(residuals, base, constraints, polytope.listed, *answers, np.empty(count), np.empty((4, k)))
     # Where a vertex's bases do not settle a row, pivots do.
     if todo.any():
-        _pivot(residuals, base, constraints, *polytope.tables, *answers, _room(polytope))
+        room = polytope.rooms.take()
+        _pivot(residuals, base, constraints, *polytope.tables, *answers, room)
+        polytope.rooms.give(room)
     gap[todo] = np.where(np.isfinite(gap[todo]), gap[todo], np.inf)
     return SparseMoves(coordinates, amounts, value, gap, todo)
 

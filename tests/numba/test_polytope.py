@@ -240,6 +240,19 @@ def test_many_rows_are_priced_by_candidates(k, d, kind):
         np.testing.assert_array_equal(alone.amounts[0], moves.amounts[5])
 
 
+@pytest.mark.parametrize("k", [5, 16])
+def test_what_rows_before_left_changes_nothing(k):
+    random = np.random.default_rng(k)
+    matrix, residuals = random.normal(size=(k, 60)), random.normal(size=(7, k))
+    clean = solve_over_polytope(absolute_polytope(matrix, np.ones(k), 0.7), residuals)
+    polytope = absolute_polytope(matrix, np.ones(k), 0.7)
+    solve_over_polytope(polytope, np.full((1, k), np.nan))
+    solve_over_polytope(polytope, 1e200 * random.normal(size=(3, k)))
+    again = solve_over_polytope(polytope, residuals)
+    for field in ("coordinates", "amounts", "value", "gap", "unfinished"):
+        np.testing.assert_array_equal(getattr(again, field), getattr(clean, field))
+
+
 def test_rows_of_a_batch_do_not_mix():
     random = np.random.default_rng(0)
     polytope = absolute_polytope(random.normal(size=(6, 40)), np.ones(6), 0.7)
