@@ -392,7 +392,9 @@ class ProxSolution:
 class ProxSession(Protocol):
     """A solver opened on one problem, compiled once, for any number of batches.
 
-    A session may also have the method `update` of `UpdatableProxSession`; one without it is opened anew instead.
+    A session may also have the method `update` of `UpdatableProxSession`; one without it is opened anew instead. One
+    whose calls cost microseconds, whatever they solve, says so by an attribute `is_prompt = True`: it is then handed as
+    few rows at a time as the processor's cache holds in full dimension, so that these are read from memory once.
     """
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
@@ -456,21 +458,25 @@ class RowPasses(Protocol):
         """
         ...
 
-    def write(self, x: NDArray[Any], steps: NDArray[Any], directions: NDArray[Any], y: NDArray[Any]) -> None:
+    def write(
+        self, x: NDArray[Any], steps: NDArray[Any], directions: NDArray[Any], y: NDArray[Any], past_caches: bool
+    ) -> None:
         """y = x + Σ step·direction of each row.
 
         Arguments:
             x, y: (n, d), float32 or float64; y may be x.
             steps: (n, m), of their type.
             directions: (m, d), likewise, m at least 1.
+            past_caches: whether y is better not kept in the caches, as it is larger than these; results are the same.
         """
         ...
 
-    def write_entries(self, x: NDArray[Any], steps: SparseRows, y: NDArray[Any]) -> None:
+    def write_entries(self, x: NDArray[Any], steps: SparseRows, y: NDArray[Any], past_caches: bool) -> None:
         """y = x with a few entries of each row moved.
 
         Arguments:
             x, y: (n, d), float32 or float64; y may be x.
             steps: (n,), which entries, and by how much.
+            past_caches: as for `write`.
         """
         ...

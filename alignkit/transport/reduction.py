@@ -44,10 +44,10 @@ from alignkit.transport.rows import CompiledRows, DeviceRows, Factors, HostRows,
 
 __all__ = ["TransportMap", "check_transport", "is_concave_in_total", "reduce_transport"]
 
-#: Entries of v handed to a session at a time (32 MB), and of x (16 MB of float32, so that they are still cached on the
-#: way back).
+#: Entries of v handed to a session at a time (32 MB), and of x (16 MB of float32); where its calls cost little, few
+#: enough (2 MB) that x is still cached on the way back.
 _SOLVE_ENTRIES = 2**22
-_PART_ENTRIES = 2**22
+_PART_ENTRIES, _PROMPT_ENTRIES = 2**22, 2**19
 #: The relative gaps that are wanted of a concave program and of a global search.
 _TOLERANCE, _SEARCH_TOLERANCE = 1e-6, 1e-3
 #: Entries of x from which on an import of an engine is worth its time, a third of a second.
@@ -261,7 +261,8 @@ class TransportMap:
         else:
             y = writeable(out, x, flat)
             y = y if y.ndim == 2 else xp.reshape(y, flat.shape)
-        moving, step = self._rows(flat, y), self._rows_at_a_time
+        moving = self._rows(flat, y)
+        step = self._rows_at_a_time(moving)
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
             points, earned, bad = moving.read(part)
@@ -277,10 +278,11 @@ class TransportMap:
                 progress("transport", part.stop, count)
         return as_kind_of(y if rows.ndim == 2 else xp.reshape(y, rows.shape), x) if out is None else out
 
-    @cached_property
-    def _rows_at_a_time(self) -> int:
+    def _rows_at_a_time(self, rows: Rows) -> int:
         largest, ambient = max(1, self.composition.dimension), max(1, self.composition.ambient)
-        return max(1, min(_SOLVE_ENTRIES // largest, _PART_ENTRIES // ambient))
+        is_prompt = self.session is None or getattr(self.session, "is_prompt", False)
+        entries = _PROMPT_ENTRIES if is_prompt and isinstance(rows, HostRows) else _PART_ENTRIES
+        return max(1, min(_SOLVE_ENTRIES // largest, entries // ambient))
 
     def _rows(self, x: Any, y: Any) -> Rows:
         """Rows (n, d) with y of the same kind, ready to be read and written."""

@@ -23,6 +23,8 @@ __all__ = ["CompiledRows", "DeviceRows", "Factors", "HostRows", "Rows"]
 _BLOCK_ENTRIES = 2 * 10**5
 #: Products up to which OpenBLAS multiplies without packing its factors first, which would take longer than the product.
 _THIN_PRODUCTS = 10**6
+#: Bytes of y from which on it is not to stay in the caches: half of a usual one.
+_PAST_CACHES = 2**24
 #: Blocks of fewer rows would take as long for their calls.
 _THINNEST = 32
 _NONE = np.empty(0, dtype=np.int64)
@@ -202,6 +204,8 @@ class CompiledRows(HostRows):
     def __init__(self, x: NDArray[Any], y: NDArray[Any], factors: Factors, passes: RowPasses) -> None:
         super().__init__(x, y, factors)
         self._passes = passes
+        # Lines of x that are moved in place are in the caches already.
+        self._past_caches = y.nbytes >= _PAST_CACHES and not np.may_share_memory(x, y)
 
     @staticmethod
     def takes(x: NDArray[Any], y: NDArray[Any], factors: Factors, passes: RowPasses) -> bool:
@@ -219,11 +223,11 @@ class CompiledRows(HostRows):
     def _write(self, part: slice, step: Floats | SparseRows | None) -> None:
         factors = self._factors
         if isinstance(step, SparseRows) and factors.shift is None:
-            self._passes.write_entries(self._x[part], step, self._y[part])
+            self._passes.write_entries(self._x[part], step, self._y[part], self._past_caches)
         elif factors.write is None or not isinstance(step, np.ndarray):
             super()._write(part, step)
         else:
-            self._passes.write(self._x[part], factors.steps(step), factors.write, self._y[part])
+            self._passes.write(self._x[part], factors.steps(step), factors.write, self._y[part], self._past_caches)
 
 
 class DeviceRows:

@@ -36,6 +36,8 @@ class ChainSession:
         form: the reward.
     """
 
+    is_prompt = True
+
     def __init__(self, form: TotalVariationForm) -> None:
         self._form = form
 

@@ -33,6 +33,8 @@ class ClosedFormSession:
         closed_form: the map of a problem whose f is of this kind.
     """
 
+    is_prompt = True
+
     def __init__(
         self,
         problem: ProxProblem,

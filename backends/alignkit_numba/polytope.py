@@ -32,7 +32,7 @@ from alignkit.errors import ParameterError, UnboundedTransportError
 from alignkit_numba.rooms import Rooms
 from alignkit_numba.vectors import compiled, inlined
 
-__all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "solve_over_polytope", "top_polytope"]
+__all__ = ["DualPolytope", "SparseMoves", "absolute_polytope", "move_seen", "solve_over_polytope", "top_polytope"]
 
 _EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 #: Largest k for which vertices are listed, and how many at most.
@@ -126,7 +126,7 @@ class SparseMoves:
         amounts: by how much, (n, k), 0 as padding.
         value: Σ_j w_j|s_j + (Aδ)_j| + λ‖δ‖₁, or t·max_j (s_j + (Aδ)_j) + λ‖δ‖₁, (n,), what the move attains.
         gap: an upper bound on how far it lies above the minimum, rounding included, (n,).
-        unfinished: rows that are not finite, or whose pivots ran out, (n,).
+        unfinished: rows that are not finite, or whose pivots ran out, (n,); their gap may be infinite.
     """
 
     coordinates: NDArray[np.int64]
@@ -359,8 +359,20 @@ def solve_over_polytope(polytope: DualPolytope, residuals: Floats) -> SparseMove
         room = polytope.rooms.take()
         _pivot(residuals, base, constraints, *polytope.tables, *answers, room)
         polytope.rooms.give(room)
-    gap[todo] = np.where(np.isfinite(gap[todo]), gap[todo], np.inf)
+    if not math.isfinite(gap.sum()):
+        lost = ~np.isfinite(gap)
+        gap[lost] = np.inf
+        todo |= lost
     return SparseMoves(coordinates, amounts, value, gap, todo)
+
+
+@compiled
+def move_seen(points, rows, coordinates, amounts):  # type: ignore[no-untyped-def]
+    """Add Rδ to each row v, in place: of (n, k), with R transposed, (d, k), and the moves of `solve_over_polytope`."""
+    for row in range(points.shape[0]):
+        for place in range(amounts.shape[1]):
+            for j in range(points.shape[1]):
+                points[row, j] += amounts[row, place] * rows[coordinates[row, place], j]
 
 
 @inlined

@@ -90,6 +90,8 @@ class PolytopeSession:
         UnboundedTransportError: the reward outgrows the cost.
     """
 
+    is_prompt = True
+
     def __init__(self, form: SparseForm) -> None:
         self._prepare(form)
 
@@ -97,6 +99,7 @@ class PolytopeSession:
         from alignkit_numba.polytope import absolute_polytope, top_polytope
 
         self._form, block = form, form.block
+        self._seen = None if form.rows is None else np.ascontiguousarray(form.rows.T)
         if isinstance(block, Absolute):
             linear = form.linear if form.linear.any() else None
             self._polytope = absolute_polytope(form.columns, block.weights, form.weight, linear)
@@ -106,22 +109,20 @@ class PolytopeSession:
 
     def solve(self, points: Floats, progress: Progress = None) -> ProxSolution:
         """Solve one batch of rows v, (n, k), float64."""
-        from alignkit_numba.polytope import solve_over_polytope
+        from alignkit_numba.polytope import move_seen, solve_over_polytope
 
         points, form = np.asarray(points, dtype=np.float64), self._form
         maximiser = points.copy()
         with np.errstate(over="ignore", invalid="ignore"):
             found = solve_over_polytope(self._polytope, points @ form.matrix.T + form.offset)
             moves = SparseRows(found.coordinates, found.amounts)
-            if form.rows is None:
+            if self._seen is None:
                 moves.add_to(maximiser)
             else:
-                for place, amount in zip(moves.coordinates.T, moves.amounts.T, strict=True):
-                    maximiser += amount[:, None] * form.rows.T[place]
-        gap = np.where(np.isfinite(found.gap), found.gap, np.inf)
+                move_seen(maximiser, self._seen, found.coordinates, found.amounts)
         if progress is not None:
             progress("numba", len(points), len(points))
-        return ProxSolution(maximiser, gap, found.unfinished | np.isinf(gap), displacement=moves)
+        return ProxSolution(maximiser, found.gap, found.unfinished, displacement=moves)
 
     def update(self, problem: ProxProblem) -> bool:
         """Answer another problem from now on, if it is of this kind."""

@@ -175,6 +175,8 @@ class _Opened:
 class NumbaSession:
     """A compiled proximal map, for any number of batches, that follows the parameters of its reward and λ."""
 
+    is_prompt = True
+
     def __init__(self, opened: _Opened) -> None:
         self._opened = opened
 

@@ -28,13 +28,40 @@ def test_products_and_sums(dtype, rows, count):
     size = np.abs(x.astype(np.float64)) @ np.abs(directions).T
     assert (np.abs(found - x.astype(np.float64) @ directions.T) <= 40 * EPS[np.float64] * size).all()
     steps, up, y = generator.standard_normal((rows, count)).astype(dtype), directions.astype(dtype), np.empty_like(x)
-    PASSES.write(x, steps, up, y)
+    PASSES.write(x, steps, up, y, False)
     wide = x.astype(np.float64) + steps.astype(np.float64) @ up.astype(np.float64)
     size = np.abs(x) + np.abs(steps) @ np.abs(up)
     assert (np.abs(y - wide) <= (count + 2) * EPS[dtype] * size).all()
     own = x.copy()
-    PASSES.write(own, steps, up, own)
+    PASSES.write(own, steps, up, own, False)
     np.testing.assert_array_equal(own, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("start", [0, 1, 7, 15])
+@pytest.mark.parametrize("d", [1, 5, 16, 41, 130])
+def test_stores_past_the_caches_write_the_same(dtype, start, d):
+    """Wherever in a cache line a row begins and ends, and not an entry beyond it."""
+    generator = np.random.default_rng(d)
+    rows, count = 7, 3
+    x = generator.standard_normal((rows, d)).astype(dtype)
+    steps, up = (
+        generator.standard_normal((rows, count)).astype(dtype),
+        generator.standard_normal((count, d)).astype(dtype),
+    )
+    moves = SparseRows(generator.integers(0, d, (rows, 1)), generator.standard_normal((rows, 1)))
+    around = np.full(start + rows * d + 9, np.nan, dtype)
+    y = around[start : start + rows * d].reshape(rows, d)
+    for write, arguments in ((PASSES.write, (steps, up)), (PASSES.write_entries, (moves,))):
+        wanted = np.empty_like(x)
+        write(x, *arguments, wanted, False)
+        y[:] = np.nan
+        write(x, *arguments, y, True)
+        np.testing.assert_array_equal(y, wanted)
+        own = x.copy()
+        write(own, *arguments, own, True)
+        np.testing.assert_array_equal(own, wanted)
+        assert np.isnan(around[:start]).all() and np.isnan(around[start + rows * d :]).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -88,9 +115,9 @@ def test_few_entries_move(dtype):
     steps = SparseRows(places, generator.standard_normal((9, 3)))
     wanted = x + steps.dense(12)
     y = np.empty_like(x)
-    PASSES.write_entries(x, steps, y)
+    PASSES.write_entries(x, steps, y, False)
     np.testing.assert_allclose(y, wanted, rtol=4 * EPS[dtype], atol=4 * EPS[dtype])
-    PASSES.write_entries(x, steps, x)
+    PASSES.write_entries(x, steps, x, False)
     np.testing.assert_array_equal(x, y)
 
 
