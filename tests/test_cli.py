@@ -16,6 +16,7 @@ from matplotlib.image import imread
 import alignkit as ak
 from alignkit.cli import main
 from alignkit.expressions import ENTRIES
+from alignkit.report.samples import sample_figure
 
 COMMANDS = ("demo", "explain", "run", "sample", "cite", "backends", "atoms")
 
@@ -32,6 +33,19 @@ def problem():
     x = ak.Variable((8, 8))
     base = ak.base.Gaussian([[0.0] * 8] * 8, 1.0)
     return ak.Problem(-ak.norm1(x - x[:, ::-1]), base, ak.Wasserstein(weight=2.0))
+"""
+LATENT = """
+import alignkit as ak
+import numpy as np
+
+class Latent(ak.base.Denoiser):
+    def decode(self, latents):
+        return np.repeat(np.repeat(latents, 8, axis=-2), 8, axis=-1)[:, :1]
+
+law = ak.base.Gaussian(np.zeros((4, 3, 3)), 1.0)
+x = ak.Variable(law.shape)
+base = Latent(law.denoise, law.shape, sigma_min=0.01, sigma_max=80.0, exact=True, tail=1.0)
+problem = ak.Problem(-ak.norm1(x), base, ak.Wasserstein(weight=2.0))
 """
 HARD = KL.replace("ak.sum(x)", "-ak.norm1(x)")
 CITED = "“The tractability landscape of diffusion alignment”, 2026, arXiv 2605.11361"
@@ -169,7 +183,7 @@ class TestExitCodes:
         assert json.loads((place / "kl" / "certificate.json").read_text())["status"] == "INACCURATE"
 
     def test_stopping_leaves_nothing_behind(self, place, monkeypatch, capsys):
-        monkeypatch.setattr("alignkit.cli.running.picture", lambda arrays: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr("alignkit.cli.running.picture", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         before = names(place)
         assert main(["run", "kl.py"]) == 130
         assert names(place) == before and "Stopped" in capsys.readouterr().err
@@ -233,6 +247,26 @@ class TestRunAndSample:
         # A pair counts twice in the reward, and at λ = 2 each of its two pixels moves by up to 1.
         before, after = np.abs(x - x[:, :, ::-1]), np.abs(y - y[:, :, ::-1])
         np.testing.assert_allclose(after, np.maximum(before - 2.0, 0.0), atol=1e-5)
+
+    def test_latents_are_kept_as_they_are_and_shown_as_pictures(self, place, monkeypatch, capsys):
+        shown = []
+
+        def figure(panels):
+            shown.append(panels)
+            return sample_figure(panels)
+
+        monkeypatch.setattr("alignkit.cli.running.sample_figure", figure)
+        (place / "latent.py").write_text(LATENT)
+        assert main(["run", "latent.py", "--samples", "20", "--no-report"]) == 0
+        again = ["--problem", "latent.py", "--seed", "1", "--output", "more.png"]
+        assert main(["sample", "latent/result.alignkit", "20", *again]) == 0
+        arrays = np.load(place / "latent" / "samples.npz")
+        assert arrays["samples"].shape == (20, 4, 3, 3)
+        assert len(shown) == 2
+        for panels in shown:
+            for name, text in (("base", "before"), ("samples", "after")):
+                pictures = np.kron(arrays[name][:16, :1], np.ones((8, 8)))
+                np.testing.assert_allclose(panels[text], pictures, atol=1e-5)
 
     def test_a_folder_is_not_overwritten_unless_asked(self, place, capsys):
         (place / "kl").mkdir()

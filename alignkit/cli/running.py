@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from alignkit.aligned import Aligned
-from alignkit.base.law import checked_count
+from alignkit.base.law import BaseLaw, checked_count
 from alignkit.cli.arguments import add_command, json_text, print_json, problem_in
 from alignkit.compiler.explain import explain_solved
 from alignkit.errors import ParameterError, Status
 from alignkit.report.samples import sample_figure, shown_at_once
+from alignkit.report.study import as_seen
 from alignkit.transport.fitted import FittedTransport
 
 __all__ = ["add_to", "drawn", "picture"]
@@ -84,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     with _appearing(folder) as place:
         arrays = drawn(aligned, rows, seed=options.seed + 1, progress=progress)
         np.savez(place / "samples.npz", **arrays)
-        picture(arrays).savefig(place / "samples.png", dpi=150)
+        picture(arrays, aligned.plan.base).savefig(place / "samples.png", dpi=150)
         summary = {
             "status": aligned.status.name,
             "message": str(aligned.status),
@@ -116,11 +117,11 @@ def drawn(aligned: Aligned, rows: int, *, seed: int, progress: bool | None) -> d
     return {"samples": aligned.sample(rows, seed=seed, progress=progress)}
 
 
-def picture(arrays: dict[str, Any]) -> Any:
-    """A figure of the first of some draws."""
+def picture(arrays: dict[str, Any], base: BaseLaw) -> Any:
+    """A figure of the first of some draws, of a law's latents as pictures."""
     names = {"base": "before", "samples": "after"}
-    shown = shown_at_once(arrays["samples"].shape[1:])
-    return sample_figure({text: arrays[name][:shown] for name, text in names.items() if name in arrays})
+    shown = shown_at_once(base.shape)
+    return sample_figure({text: as_seen(base, arrays[name][:shown]) for name, text in names.items() if name in arrays})
 
 
 @contextmanager

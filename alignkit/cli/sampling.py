@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alignkit.base.law import BaseLaw
 from alignkit.cli.arguments import add_command, print_json, problem_in
 from alignkit.cli.running import add_loudness, drawn, picture
 from alignkit.errors import ParameterError
@@ -52,7 +53,7 @@ def _sample(options: argparse.Namespace) -> int:
     if options.verbose:
         print(aligned.plan)
     arrays = drawn(aligned, options.rows, seed=options.seed, progress=progress)
-    _write(options.output, arrays)
+    _write(options.output, arrays, aligned.plan.base)
     if options.json:
         shapes = {name: found.shape for name, found in arrays.items()}
         print_json({"output": options.output, "shapes": shapes, "seed": options.seed, "status": aligned.status})
@@ -61,12 +62,12 @@ def _sample(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    """Write draws, in one step."""
+def _write(path: Path, arrays: dict[str, Any], base: BaseLaw) -> None:
+    """Write draws of a law, in one step."""
     with whole_file(path) as file:
         if path.suffix == ".npz":
             np.savez(file, **arrays)
         elif path.suffix == ".npy":
             np.save(file, arrays["samples"])
         else:
-            picture(arrays).savefig(file, dpi=150, format="png")
+            picture(arrays, base).savefig(file, dpi=150, format="png")

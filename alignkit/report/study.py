@@ -20,7 +20,7 @@ from alignkit.tilting.fitted import FittedTilt
 from alignkit.tilting.heuristic import values_on_host
 from alignkit.transport.fitted import FittedTransport
 
-__all__ = ["Study", "study_of"]
+__all__ = ["Study", "as_seen", "study_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,12 @@ class Study:
     @cached_property
     def seen_before(self) -> NDArray[np.floating]:
         """The first few base draws as they are looked at, which of latents are pictures."""
-        return _seen(self.base, self.before[: self.shown])
+        return as_seen(self.base, self.before[: self.shown])
 
     @cached_property
     def seen_after(self) -> NDArray[np.floating]:
         """The first few aligned draws, likewise."""
-        return _seen(self.base, self.after[: self.shown])
+        return as_seen(self.base, self.after[: self.shown])
 
     @property
     def is_paired(self) -> bool:
@@ -106,8 +106,16 @@ def study_of(
     )
 
 
-def _seen(base: BaseLaw, draws: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Draws as pictures where the base law is of latents and has a decoder."""
+def as_seen(base: BaseLaw, draws: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Draws as they are looked at: as pictures where the base law is of latents and has a decoder.
+
+    Arguments:
+        base: the base law.
+        draws: (n, *shape), numpy.
+
+    Returns:
+        (n, …), numpy.
+    """
     decode = getattr(base, "decode", None)
     if decode is None:
         return draws
