@@ -201,6 +201,13 @@ class TestExplain:
         assert [one["verdict"] for one in found["routes"]].count("taken") == 1
         assert found["backend"] in [one["backend"] for one in found["answers"] if one["answer"] == "chosen"]
 
+    @pytest.mark.parametrize("file", ["kl.py", "transport.py", "hard.py"])
+    def test_programs_wait_for_one_plan_as_people_do(self, place, monkeypatch, file, capsys):
+        compiled, compiles = [], ak.Problem.compile
+        monkeypatch.setattr(ak.Problem, "compile", lambda self: compiled.append(self) or compiles(self))
+        main(["explain", file, "--json"])
+        assert len(compiled) == 1
+
     def test_a_problem_without_a_plan_is_two_with_its_ways_out(self, place, capsys):
         assert main(["explain", "hard.py"]) == 2
         assert "IntractableError" in capsys.readouterr().out

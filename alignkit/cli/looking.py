@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.cli.arguments import add_command, is_problem_file, print_json, problem_in
+from alignkit.compiler.explain import Explanation
+from alignkit.compiler.plan import Plan
 from alignkit.errors import AlignkitError
-from alignkit.problem import Problem
 from alignkit.saving.result import read_account
 
 __all__ = ["add_to"]
@@ -50,22 +51,25 @@ def _explain(options: argparse.Namespace) -> int:
         else:
             print(account["explanation"], account["status"], account["certificate"], sep="\n\n")
         return 0
-    problem = problem_in(options.file)
-    explanation = problem.explain()
-    error = explanation.account.error
+    explanation = problem_in(options.file).explain()
     if options.json:
-        routes = [
-            {"name": one.name, "verdict": one.verdict, "reason": one.reason} for one in explanation.account.routes
-        ]
-        found = {"tractable": error is None, **(_plan(problem) if error is None else _refusal(error)), "routes": routes}
-        print_json(found | {"explanation": str(explanation)})
+        print_json(_told(explanation))
     else:
         print(explanation)
-    return 0 if error is None else 2
+    return 2 if explanation.plan is None else 0
 
 
-def _plan(problem: Problem) -> dict[str, Any]:
-    plan = problem.compile()
+def _told(explanation: Explanation) -> dict[str, Any]:
+    """An explanation for programs."""
+    account, plan = explanation.account, explanation.plan
+    found = {} if plan is None else _plan(plan)
+    if account.error is not None:
+        found |= _refusal(account.error)
+    routes = [{"name": one.name, "verdict": one.verdict, "reason": one.reason} for one in account.routes]
+    return {"tractable": plan is not None, **found, "routes": routes, "explanation": str(explanation)}
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
     answers = [(offer.title, *row) for offer in plan.offers for row in offer.rows(plan.bid)]
     return {
         "route": plan.route,

@@ -33,14 +33,16 @@ class Explanation(str):
 
     Arguments:
         account: what it says.
+        plan: what it is of; None where there is no plan.
     """
 
     account: Account
+    plan: Plan | None
 
-    def __new__(cls, account: Account) -> Explanation:
+    def __new__(cls, account: Account, plan: Plan | None = None) -> Explanation:
         """Put an account into words."""
         text = super().__new__(cls, "\n".join(_lines(account)))
-        text.account = account
+        text.account, text.plan = account, plan
         return text
 
     def _repr_html_(self) -> str:
@@ -62,7 +64,8 @@ def explain_plan(plan: Plan) -> Explanation:
             routes=_routes(plan.verdicts, plan.chosen),
             answers=Answers(plan.offers, plan.bid),
             plan=(*steps, *_engine(plan), *_search(plan), Fact("guarantee", plan.guarantee), *warnings),
-        )
+        ),
+        plan,
     )
 
 
@@ -107,8 +110,9 @@ def with_law_terms(
     dual = Fact("dual", "multipliers of the expectations tilt the law: a smooth convex program in as many unknowns")
     known = account.problem
     after = 1 + next(place for place, fact in enumerate(known) if fact.label == "reward")
-    plan = (*account.plan, dual) if account.plan else account.plan
-    return Explanation(replace(account, problem=(*known[:after], *facts, *known[after:]), plan=plan))
+    steps = (*account.plan, dual) if account.plan else account.plan
+    told = replace(account, problem=(*known[:after], *facts, *known[after:]), plan=steps)
+    return Explanation(told, explanation.plan)
 
 
 def _engine(plan: Plan) -> tuple[Fact, ...]:
