@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import alignkit as ak
+from alignkit.compiler.formula import plan_latex
 from alignkit.errors import (
     CurvatureError,
     ImproperTargetError,
@@ -381,6 +382,22 @@ class TestPrinting:
         assert r"\mathrm{KL}\left(q \,\|\, p\right) \le 2" in text
         assert r"\mathbb{E}_{q}\left[x_{0}\right] = 1" in text
         assert text.count("{") == text.count("}")
+
+    def test_the_formula_of_the_plan_has_the_multipliers(self, tmp_path):
+        aligned = self.PROBLEM.solve(seed=0)
+        text = plan_latex(aligned.plan, aligned.declared)
+        # One of the utility, one of the equality and three of the bound.
+        theta = r"\frac{1}{\lambda} \left(\underset{5}{g} + \underset{5\times 5}{B}^{\top} \eta\right)"
+        assert rf"\theta = {theta} \\ \eta &\text{{: the multipliers of" in text
+        assert "multipliers of the expectations" in aligned.report(tmp_path / "a.html", n=20).read_text("utf-8")
+
+    def test_multipliers_stand_beside_nonlinear_rewards_and_alone(self):
+        constraints = [ak.E(X[0]) == 1]
+        mixture = solve(ak.norm1(X[:2]), GAUSSIAN, ak.KL(weight=2.0), constraints)
+        shift = r"\left\langle \frac{1}{2} \underset{1\times 5}{B}^{\top} \eta,\, x\right\rangle"
+        assert rf"Q}} x\right\rangle + {shift}\right) d\mu" in plan_latex(mixture.plan, mixture.declared)
+        closest = solve(ak.Constant(0.0), GAUSSIAN, ak.KL(weight=1.0), constraints)
+        assert r"\theta = \underset{1\times 5}{B}^{\top} \eta \\" in plan_latex(closest.plan, closest.declared)
 
     def test_the_certificate_lists_constraints_in_their_order_and_then_utilities(self):
         certificate = self.PROBLEM.solve(seed=0).certificate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignkit.expressions import Constraint, Expression
+from alignkit.expressions import Constraint, Expression, expectations
 
 __all__ = ["Declaration"]
 
@@ -26,3 +26,9 @@ class Declaration:
     constraints: tuple[Constraint, ...]
     seed: int
     seconds: float
+
+    @property
+    def multipliers(self) -> int:
+        """How many multipliers the law has: one for each entry of constraints and of expectations in the utility."""
+        valued = () if self.utility is None else expectations(self.utility)
+        return sum(leaf.size for leaf in valued) + sum(constraint.left.size for constraint in self.constraints)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.base.law import BaseLaw
 from alignkit.compiler.closeness import KL, Closeness, Wasserstein
+from alignkit.compiler.declaration import Declaration
 from alignkit.compiler.routes import (
     CONCAVE_PROXIMAL,
     LIPSCHITZ_PROXIMAL,
@@ -100,8 +101,13 @@ def _cost(cost: Cost, x: str, ndim: int) -> str:
     return latex_name(type(cost).__name__)
 
 
-def plan_latex(plan: Plan) -> str:
-    """The reduced problem, for mathematics mode: a line for the composition, for each step of the reduction, for f."""
+def plan_latex(plan: Plan, declared: Declaration | None = None) -> str:
+    """The reduced problem, for mathematics mode: a line for the composition, for each step of the reduction, for f.
+
+    Arguments:
+        plan: of the reward of draws.
+        declared: what was asked of the law itself, where that is known: its multipliers tilt the law too.
+    """
     (variable,) = plan.diagnosis.reward.variables()
     name = latex_name(variable.name)
     vector = name if variable.ndim <= 1 else "v" if name != "v" else "u"
@@ -109,11 +115,15 @@ def plan_latex(plan: Plan) -> str:
         plan.composition,
         r"\lambda" if plan.closeness.weight is None else latex(as_expression(plan.closeness.weight)),
         vector,
+        0 if declared is None else declared.multipliers,
     )
     flattened = "" if vector == name else rf",\quad {vector} = \operatorname{{vec}}\left({name}\right)"
     lines = [rf"r\left({name}\right) &= {reduced.reward}{flattened}"]
     steps = STEPS.get(plan.chosen.terminal.problems)
     lines += [] if steps is None else steps(reduced)
+    if reduced.multipliers:
+        expected = rf"\mathbb{{E}}_{{{vector} \sim q}}\left[B {vector}\right]"
+        lines.append(rf"\eta &\text{{: the multipliers of the expectations }}\; {expected}")
     if isinstance(plan.closeness, Wasserstein) and plan.closeness.radius is not None:
         lines.append(_weight_within(latex(as_expression(plan.closeness.radius)), vector))
     if plan.composition.nonlinear is not None:
@@ -136,16 +146,13 @@ class _Reduced:
         composition: the reward as f(Qx) + ⟨g, x⟩ + c.
         weight: λ, written.
         x: the variable flattened, written.
+        multipliers: how many there are, of the expectations E_q[Bx].
     """
 
     composition: Composition
     weight: str
     x: str
-
-    @property
-    def has_shift(self) -> bool:
-        """Whether g is not 0."""
-        return bool(self.composition.linear.any())
+    multipliers: int
 
     @property
     def projected(self) -> str:
@@ -156,18 +163,28 @@ class _Reduced:
         return rf"\underset{{{self.composition.dimension}\times {self.composition.ambient}}}{{Q}} {self.x}"
 
     @property
-    def over_weight(self) -> str:
-        """g/λ."""
-        g = rf"\underset{{{self.composition.ambient}}}{{g}}"
-        return _over_weight(g, self.weight)
+    def linear(self) -> str:
+        """g; empty where it is 0."""
+        return rf"\underset{{{self.composition.ambient}}}{{g}}" if self.composition.linear.any() else ""
+
+    @property
+    def shift(self) -> str:
+        """g/λ, under multipliers (g + Bᵀη)/λ; empty where it is 0."""
+        if not self.multipliers:
+            return self.linear and _over_weight(self.linear, self.weight)
+        pushed = rf"\underset{{{self.multipliers}\times {self.composition.ambient}}}{{B}}^{{\top}} \eta"
+        if self.linear:
+            pushed = f"{self.linear} + {pushed}"
+            pushed = pushed if self.weight == "1" else rf"\left({pushed}\right)"
+        return _over_weight(pushed, self.weight)
 
     @property
     def reward(self) -> str:
         """f(Qx) + ⟨g, x⟩ + c, without what is zero."""
         constant = self.composition.constant
         terms = [] if self.composition.nonlinear is None else [rf"f\left({self.projected}\right)"]
-        if self.has_shift:
-            terms.append(rf"\left\langle \underset{{{self.composition.ambient}}}{{g}},\, {self.x}\right\rangle")
+        if self.linear:
+            terms.append(rf"\left\langle {self.linear},\, {self.x}\right\rangle")
         if not terms:
             return latex_number(constant)
         signed = "" if constant == 0.0 else f"{' - ' if constant < 0.0 else ' + '}{latex_number(abs(constant))}"
@@ -176,16 +193,16 @@ class _Reduced:
 
 def _tilt(reduced: _Reduced) -> list[str]:
     x = reduced.x
-    theta = reduced.over_weight if reduced.has_shift else "0"
     exponent = rf"\left\langle \theta,\, {x}\right\rangle"
     return [
-        rf"q\left({x}\right) &\propto p\left({x}\right) \exp\left({exponent}\right),\quad \theta = {theta}",
+        rf"q\left({x}\right) &\propto p\left({x}\right) \exp\left({exponent}\right),"
+        rf"\quad \theta = {reduced.shift or '0'}",
     ]
 
 
 def _mixture(reduced: _Reduced) -> list[str]:
     x = reduced.x
-    shift = rf" + \left\langle {reduced.over_weight},\, {x}\right\rangle" if reduced.has_shift else ""
+    shift = rf" + \left\langle {reduced.shift},\, {x}\right\rangle" if reduced.shift else ""
     exponent = rf"\left\langle \theta,\, {reduced.projected}\right\rangle{shift}"
     bound = rf"\exp\left({_over_weight('f', reduced.weight)}\left(w\right)\right)"
     return [
@@ -205,14 +222,14 @@ def _over_weight(name: str, weight: str) -> str:
 
 
 def _shift(reduced: _Reduced) -> list[str]:
-    moved = f"{reduced.x} + {reduced.over_weight}" if reduced.has_shift else reduced.x
+    moved = f"{reduced.x} + {reduced.shift}" if reduced.shift else reduced.x
     return [rf"T\left({reduced.x}\right) &= {moved}"]
 
 
 def _proximal(reduced: _Reduced) -> list[str]:
     moved = "z"
     if not reduced.composition.subspace.is_identity:
-        shift = f" + {reduced.over_weight}" if reduced.has_shift else ""
+        shift = f" + {reduced.shift}" if reduced.shift else ""
         moved = rf"{reduced.x}{shift} + Q^{{\top}} \left(z - Q {reduced.x}\right)"
     distance = rf"\left\|w - {reduced.projected}\right\|_{{2}}^{{2}}"
     return [

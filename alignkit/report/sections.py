@@ -69,7 +69,7 @@ def _problem(findings: Findings) -> str:
     parts.append("<p>where</p>")
     parts += [_formula(one, "Given") for one in formula.given]
     parts.append("<h3>What it was reduced to</h3>")
-    parts.append(_formula(plan_latex(plan), "The reduced problem"))
+    parts.append(_formula(plan_latex(plan, declared), "The reduced problem"))
     return "".join(parts)
 
 
