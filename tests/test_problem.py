@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import jax
@@ -315,6 +316,15 @@ class TestBadInput:
         with pytest.raises(ParameterError, match=rf"{name}\(weight=λ\)|{name} takes either weight=λ") as caught:
             closeness(weight=weight)
         assert isinstance(caught.value, ValueError) and caught.value.ways_out
+
+    @pytest.mark.parametrize("closeness", [ak.KL, ak.Wasserstein])
+    def test_a_number_without_a_name_is_asked_for_its_name(self, closeness):
+        with pytest.raises(ParameterError, match=r"\(0\.1\) leaves open what 0\.1 is") as caught:
+            closeness(0.1)
+        weight, radius = (eval(way.split(", in ")[0].rstrip("."), {"ak": ak}) for way in caught.value.ways_out)
+        assert weight == closeness(weight=0.1) and radius == closeness(radius=0.1)
+        names = inspect.signature(closeness).parameters.values()
+        assert all(name.kind is name.KEYWORD_ONLY for name in names)
 
     def test_costs(self):
         with pytest.raises(ParameterError, match="cost"):

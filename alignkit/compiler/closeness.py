@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +17,8 @@ __all__ = ["KL", "Closeness", "Wasserstein"]
 
 #: What a radius is measured in.
 _UNITS = {"KL": "nats", "Wasserstein": "units of mean cost"}
+
+_Closeness = TypeVar("_Closeness")
 
 
 def _checked_weight(weight: object, owner: str) -> None:
@@ -82,6 +86,26 @@ def _shown(weight: float | Parameter) -> str:
     return f"{weight}" if isinstance(weight, Parameter) else f"{weight:g}"
 
 
+def _by_name(closeness: type[_Closeness]) -> type[_Closeness]:
+    """A closeness that asks what a number given without a name is, with the signature that it had."""
+    owner, given_by_name = closeness.__name__, closeness.__init__
+
+    @functools.wraps(given_by_name)
+    def given(self: Any, *unnamed: Any, **named: Any) -> None:
+        if unnamed:
+            number = unnamed[0]
+            raise ParameterError(
+                f"{owner}({number}) leaves open what {number} is: weight=λ, the price of moving away from the base "
+                "law, or radius=ρ, how far q may be.",
+                ways_out=[f"ak.{owner}(weight={number}).", f"ak.{owner}(radius={number}), in {_UNITS[owner]}."],
+            )
+        given_by_name(self, **named)
+
+    closeness.__init__ = given  # type: ignore[method-assign]
+    return closeness
+
+
+@_by_name
 @dataclass(frozen=True, kw_only=True)
 class KL:
     """Closeness by relative entropy: a price λ for it, with the target q ∝ p·exp(r/λ), or a bound KL(q‖p) ≤ ρ.
@@ -92,7 +116,7 @@ class KL:
             number, or a scalar `ak.Parameter`.
 
     Raises:
-        ParameterError: λ or ρ is not a positive finite number, or not exactly one of them is given.
+        ParameterError: λ or ρ is not a positive finite number, or not exactly one of them is given, by its name.
 
     Example:
         >>> KL(weight=0.5)
@@ -142,6 +166,7 @@ class KL:
         return f"KL(weight={self.weight!r})" if self.radius is None else f"KL(radius={self.radius!r})"
 
 
+@_by_name
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein:
     """Closeness by transport: a price λ for it, or a bound on it; q = T#p with T(x) = argmax_y r(y) − λ·c(x, y).
@@ -155,8 +180,8 @@ class Wasserstein:
             `ak.costs.from_ott` converts.
 
     Raises:
-        ParameterError: λ or ρ is not a positive finite number, not exactly one of them is given, or the cost is not one
-            of `ak.costs`, nor one of OTT that is a function of x − y.
+        ParameterError: λ or ρ is not a positive finite number, not exactly one of them is given, by its name, or the
+            cost is not one of `ak.costs`, nor one of OTT that is a function of x − y.
 
     Example:
         >>> Wasserstein(weight=2.0)
