@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linprog
 
 from alignkit.errors import ParameterError, UnboundedTransportError
-from alignkit_numba import polytope as module
+from alignkit_numba.bases import record_move
 from alignkit_numba.polytope import absolute_polytope, solve_over_polytope, top_polytope
 
 
@@ -121,7 +121,7 @@ def test_the_gap_sees_a_basis_that_is_not_optimal(k):
     best = solve_over_polytope(polytope, residual[None]).value[0]
     basis, vertex = np.arange(k), -np.sign(residual)
     coordinates, amounts, rest = np.zeros(k, dtype=np.int64), np.zeros(k), np.empty(k)
-    value, gap = module._record(
+    value, gap = record_move(
         residual, 0.0, polytope.constraints, basis, residual, vertex, 10.0, coordinates, amounts, rest
     )
     assert value > best + 1e-3
