@@ -18,6 +18,7 @@ TOLERATED_RESIDUAL = 0.05
 _SHOWN = 4
 #: What a closed form may be off by.
 _ROUNDING = 1e-6
+_NO_BOUND = "no bound"
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ class RadiusCertificate:
         radius: ρ, in units of cost.
         weight: λ*, the dual variable, in units of reward per cost: what a little more radius earns for each unit of it;
             0 where the radius is inactive.
-        dual: λρ + mean of sup_y r(y) − λ·c(x, y) at the λ of the map, which no law within ρ of these draws exceeds.
+        dual: λρ + mean of sup_y r(y) − λ·c(x, y) at the λ of the map, which no law within ρ of these draws exceeds;
+            infinite where a row has no bound.
         gap: by how much `dual` is above the mean of r(T(x)), relative to max(1, |dual|).
         costs: the mean cost of the map; of the cheaper and of the dearer where there are two.
         probability: that a draw moves by the dearer of two maps; None where there is one.
@@ -195,9 +197,10 @@ class RadiusCertificate:
     @property
     def rows(self) -> dict[str, str]:
         """What it says, as rows of a certificate's table."""
+        above = f"{self.dual}, {_gap(self.gap)} above the reward after"
         found = {
             "radius": f"{self.radius:.6g}, dual variable λ = {self.weight:.6g}",
-            "dual value": f"{self.dual}, {self.gap:.2g} relative above the reward after",
+            "dual value": _NO_BOUND if math.isinf(self.gap) else above,
         }
         if self.probability is not None:
             cheap, dear = self.costs
@@ -216,9 +219,10 @@ class TransportCertificate:
         reward_before: mean of r(x) over base draws.
         reward_after: mean of r(T(x)), over the coin of each draw too where there is one.
         transport_cost: mean of c(x, T(x)), likewise, in units of cost.
-        gap_max: the largest relative optimality gap over all rows, unfinished ones included.
-        gap_mean: the mean relative gap.
-        rows_unfinished: how many rows a solver gave up on.
+        gap_max: the largest relative optimality gap over all rows, unfinished ones included; infinite where one has no
+            bound.
+        gap_mean: the mean relative gap, likewise.
+        rows_unfinished: how many rows a solver gave up on, or whose gap misses the tolerance or has no bound.
         rows_tied: how many rows have another maximiser as good, as far as the backend sees; the choice among them is
             the same every time, and changes neither the objective nor its optimality.
         guarantee: what is promised, with its source.
@@ -246,8 +250,8 @@ class TransportCertificate:
             "reward before": str(self.reward_before),
             "reward after": str(self.reward_after),
             "transport cost": str(self.transport_cost),
-            "largest gap": f"{self.gap_max:.2g} relative",
-            "mean gap": f"{self.gap_mean:.2g} relative",
+            "largest gap": _gap(self.gap_max),
+            "mean gap": _gap(self.gap_mean),
             "rows unfinished": str(self.rows_unfinished),
             "rows tied": str(self.rows_tied),
             "guarantee": self.guarantee,
@@ -265,6 +269,10 @@ def _entries(values: NDArray[np.float64]) -> str:
         texts = [f"{value:.4g}" for value in values.ravel()]
         return texts[0] if values.size == 1 else f"[{', '.join(texts)}]"
     return f"from {values.min():.4g} to {values.max():.4g}"
+
+
+def _gap(relative: float) -> str:
+    return _NO_BOUND if math.isinf(relative) else f"{relative:.2g} relative"
 
 
 def _table(title: str, rows: dict[str, str]) -> str:

@@ -369,6 +369,17 @@ def test_a_problem_under_an_ott_cost_is_solved_and_certified():
         assert mine == pytest.approx(truth, abs=1e-5)
 
 
+def test_what_has_no_bound_is_called_certified_nowhere():
+    x = ak.Variable(2)
+    posed = ak.Problem(ak.sum(ak.sin(3 * x)), ak.base.Gaussian(np.zeros(2), 1.0), ak.Wasserstein(weight=1.0))
+    plan, certificate = posed.compile(backend="ott"), posed.solve(seed=0, backend="ott").certificate
+    for said in (str(plan.explain()), str(certificate)):
+        assert "ott: no bound" in said and "certified" not in said
+    assert certificate.rows["largest gap"] == certificate.rows["mean gap"] == "no bound"
+    within = ak.Problem(posed.reward, posed.base, ak.Wasserstein(radius=0.1)).solve(seed=0, backend="ott").certificate
+    assert within.rows["dual value"] == "no bound" and within.rows["largest gap"] == "no bound"
+
+
 def test_a_linear_reward_under_an_ott_cost_is_a_shift():
     """argmax ⟨g, δ⟩ − λ(ρ/2·‖δ‖² + γ‖δ‖₁) is soft thresholding of g/(λρ) at γ/ρ."""
     x = ak.Variable(M)
