@@ -14,6 +14,7 @@ from alignkit.expressions.arrays import Array, Floats, MovedConstant, as_finite,
 from alignkit.expressions.curvature import Curvature, Interval
 from alignkit.expressions.expression import CALL, UNARY, Expression, Printed, linear_map_needed
 from alignkit.expressions.matrices import entry_bounds
+from alignkit.expressions.present_value import PresentValue
 
 __all__ = ["Constant", "Parameter", "Variable", "as_expression", "entries_of"]
 
@@ -160,8 +161,8 @@ class Constant(Expression):
 class Parameter(Expression):
     """A constant whose value may change between solves: a target, a weight, a matrix, or λ itself.
 
-    Assign to `.value`; read it with `.value()`, as that of any expression. Curvature is decided from the declared sign
-    alone, so that a new value never changes the verdict, and what was compiled stays valid.
+    Assign to `.value`; read it as an array, or by `.value()` as that of any expression. Curvature is decided from the
+    declared sign alone, so that a new value never changes the verdict, and what was compiled stays valid.
 
     Arguments:
         shape: an int, or a tuple of ints; () is a scalar.
@@ -210,9 +211,9 @@ class Parameter(Expression):
         return self._value is None
 
     @property
-    def value(self) -> Callable[..., Array]:
-        """Call it to read the value, `parameter.value()`; assign to it to change the value."""
-        return super().value
+    def value(self) -> PresentValue:
+        """The present value, read as an array or by a call, `parameter.value()`; assign to it to change the value."""
+        return PresentValue(self)
 
     @value.setter
     def value(self, value: Any) -> None:

@@ -100,6 +100,61 @@ def test_values_are_checked() -> None:
     np.testing.assert_array_equal(t.value(), [1.0, 0.0, 0.0])
 
 
+READINGS: dict[str, Callable[[Any], Any]] = {
+    "array": lambda p: np.asarray(p.value),
+    "array of a dtype": lambda p: np.asarray(p.value, dtype=np.float32),
+    "number": lambda p: float(p.value[0]),
+    "sum": lambda p: p.value + 1.0,
+    "product on the right": lambda p: np.ones(3) @ p.value,
+    "function": lambda p: np.linalg.norm(p.value),
+    "method": lambda p: p.value.max(),
+    "shape": lambda p: p.value.shape,
+    "entries": lambda p: list(p.value),
+    "comparison": lambda p: p.value > 0.0,
+    "constant": lambda p: ex.norm1(ex.Variable(3) - p.value).value(np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_value_is_read_as_an_array(name: str) -> None:
+    read = READINGS[name]
+    array = np.array([3.0, -4.0, 0.0])
+
+    class Plain:
+        value = array
+
+    found = read(ex.Parameter(3, array))
+    assert type(found) is type(read(Plain))
+    np.testing.assert_array_equal(found, read(Plain))
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_value_that_is_read_before_it_is_there_is_asked_for_by_name(name: str) -> None:
+    with pytest.raises(ParameterError, match=r"target has no value yet.\n(.|\n)*target.value = … of shape \(3,\)"):
+        READINGS[name](ex.Parameter(3, name="target"))
+
+
+def test_a_value_prints_as_an_array() -> None:
+    assert repr(ex.Parameter(2, [1.0, 2.0]).value) == "array([1., 2.])"
+    assert repr(ex.Parameter(2, name="target").value) == "no value of target yet"
+
+
+def test_a_scalar_value_is_a_number() -> None:
+    assert float(ex.Parameter(value=2.5).value) == 2.5
+    with pytest.raises(ParameterError, match="price has no value yet"):
+        float(ex.Parameter(name="price").value)
+
+
+def test_an_array_that_was_read_cannot_change_the_parameter() -> None:
+    t = ex.Parameter(3, np.ones(3))
+    with pytest.raises(TypeError, match="item assignment"):
+        t.value[0] = 2.0
+    with pytest.raises(ValueError, match="read-only"):
+        np.asarray(t.value)[0] = 2.0
+    np.array(t.value)[:] = 7.0
+    np.testing.assert_array_equal(t.value, np.ones(3))
+
+
 def test_an_equal_value_is_no_new_version() -> None:
     t = ex.Parameter((), 2.0)
     before = t.version
