@@ -324,8 +324,8 @@ class TransportMap:
         answer = self.session.solve(points, progress)
         step, lost = answer.displacement, _NO_ROWS
         if not isinstance(step, SparseRows):
-            with np.errstate(over="ignore", invalid="ignore"):
-                step = answer.maximiser - points if step is None else step
+            if step is None:
+                step = _difference(answer.maximiser, points)
             # Finite where the sum of squares is, and it seldom is not.
             if not math.isfinite(np.vdot(step, step)):
                 lost = np.flatnonzero(~np.isfinite(step).all(axis=1))
@@ -347,6 +347,15 @@ class TransportMap:
                 f"but it has shape {tuple(x.shape)}.",
                 ways_out=ways_out,
             )
+
+
+def _difference(maximiser: Floats, points: Floats) -> Floats:
+    """z − v, without a warning for points beyond float64."""
+    # Leaving numpy's warnings out takes as long as the rest; they come of points whose squares overflow alone.
+    if math.isfinite(np.vdot(points, points)):
+        return maximiser - points
+    with np.errstate(over="ignore", invalid="ignore"):
+        return maximiser - points
 
 
 def _check_weight(weight: float) -> None:

@@ -1,4 +1,4 @@
-"""What rows of a batch amount to once a kernel has solved them, in one pass each: their value, and who is done."""
+"""Rows of a batch on their way to a kernel and back, in one pass each: what they amount to, and who is done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import math
 
 from alignkit_numba.vectors import compiled
 
-__all__ = ["add_slip", "settle"]
+__all__ = ["add_slip", "begin", "settle"]
+
+
+@compiled
+def begin(points, root, shift, centres):  # type: ignore[no-untyped-def]
+    """c = √λ·v + h/√λ of rows v, (n, k), where no quadratic summand takes part."""
+    for row in range(points.shape[0]):
+        for i in range(points.shape[1]):
+            centres[row, i] = points[row, i] * root + shift[i]
 
 
 @compiled
@@ -37,6 +45,7 @@ def settle(  # type: ignore[no-untyped-def]
     scales,
     points,
     maximisers,
+    root,
     weights,
     constant,
     vector,
@@ -52,6 +61,7 @@ def settle(  # type: ignore[no-untyped-def]
         centres, solutions: c and y, (n, k).
         scales: s, (n,).
         points, maximisers: v and z, (n, k).
+        root: √λ, for z = y/√λ to be written here; 0 where it is written.
         weights: λ of each row, (n,), or of all of them, (1,).
         constant, vector, hessian: f(z) = constant + ⟨vector, z⟩ + ½⟨z, Hz⟩ − φ; no rows of H where it is 0.
         tolerance: the largest relative gap wanted.
@@ -68,6 +78,8 @@ def settle(  # type: ignore[no-untyped-def]
         loss, distance = value[row], 0.0
         earned = constant - loss
         for i in range(points.shape[1]):
+            if root > 0.0:
+                maximisers[row, i] = solutions[row, i] / root
             entry = maximisers[row, i]
             earned += vector[i] * entry
             distance += 0.5 * (entry - points[row, i]) ** 2

@@ -5,6 +5,7 @@ Recognition is numpy's work, so that a bid costs no import of numba.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -143,7 +144,8 @@ class _Opened:
     Arguments:
         form: the problem in canonical form.
         kernel: solves rows of it.
-        settle: `accounting.settle`, imported with the engine.
+        begin, settle: those of `accounting`, imported with the engine.
+        root, shift: √λ and h/√λ.
         ones: the scales of rows of one λ, as many as are solved at a time.
         weight: λ, (1,).
         hessian: H of the quadratic summands; without rows where there are none.
@@ -153,7 +155,10 @@ class _Opened:
 
     form: ProximalForm
     kernel: Kernel
+    begin: Callable[..., None]
     settle: Callable[..., float]
+    root: float
+    shift: Floats
     ones: Floats
     weight: Floats
     hessian: Floats
@@ -163,13 +168,26 @@ class _Opened:
     @staticmethod
     def of(problem: ProxProblem, form: ProximalForm) -> _Opened:
         """Prepare a problem's kernel."""
-        from alignkit_numba.accounting import settle
+        from alignkit_numba.accounting import begin, settle
 
         constant = value_at_origin(problem) + float(form.value(np.zeros((1, form.dimension)))[0])
         hessian = np.zeros((0, 0)) if form.factor is None else split(problem.nonlinear).quadratic.matrix
         kernel, weight = method_of(form).prepare(form), np.array([form.weight])
         ones = np.ones(_rows_at_a_time(form.dimension))
-        return _Opened(form, kernel, settle, ones, weight, np.ascontiguousarray(hessian), constant, problem.tolerance)
+        root = math.sqrt(form.weight)
+        return _Opened(
+            form,
+            kernel,
+            begin,
+            settle,
+            root,
+            form.vector / root,
+            ones,
+            weight,
+            np.ascontiguousarray(hessian),
+            constant,
+            problem.tolerance,
+        )
 
 
 class NumbaSession:
@@ -249,27 +267,37 @@ class NumbaSession:
     def _solve_to(self, tolerance: float, points: Floats, weights: Floats | None) -> tuple[ProxSolution, float]:
         """Ask the kernel for a relative gap, and hold the rows against the session's own; for the rest see `settle`."""
         opened, form = self._opened, self._opened.form
-        # A point beyond float64 ends as a row without a bound.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if weights is None:
-                scales, least = opened.ones[: len(points)], 1.0
-                centres = form.centres(points)
-            else:
-                # (λᵢ/2)‖z − v‖² − ⟨h, z⟩ + φ is λᵢ/λ times ½‖y − c‖² + (λ/λᵢ)φ, c = √λ(v + h/λᵢ), up to a constant.
-                scales = form.weight / weights
-                least = min(1.0, float(scales.min(initial=1.0)))
-                centres = np.sqrt(form.weight) * (points + form.vector / weights[:, None])
-            centres = np.ascontiguousarray(centres)
+        points = np.ascontiguousarray(points)
+        scales, least = opened.ones[: len(points)], 1.0
+        if weights is not None:
+            scales = form.weight / weights
+            least = min(1.0, float(scales.min(initial=1.0)))
+        if weights is None and form.factor is None:
+            centres, maximiser, root = np.empty_like(points), np.empty_like(points), opened.root
+            opened.begin(points, root, opened.shift, centres)
             solved = opened.kernel(centres, scales, least, tolerance)
-            maximiser = np.ascontiguousarray(form.maximisers(solved.solutions))
-            gap = solved.gap if weights is None else solved.gap / scales
+            gap = solved.gap
+        else:
+            # A point beyond float64 ends as a row without a bound.
+            with np.errstate(over="ignore", invalid="ignore"):
+                if weights is None:
+                    centres = form.centres(points)
+                else:
+                    # (λᵢ/2)‖z − v‖² − ⟨h, z⟩ + φ is λᵢ/λ times ½‖y − c‖² + (λ/λᵢ)φ, c = √λ(v + h/λᵢ), but for a
+                    # constant.
+                    centres = opened.root * (points + form.vector / weights[:, None])
+                centres = np.ascontiguousarray(centres)
+                solved = opened.kernel(centres, scales, least, tolerance)
+                maximiser, root = np.ascontiguousarray(form.maximisers(solved.solutions)), 0.0
+                gap = solved.gap if weights is None else solved.gap / scales
         value, unfinished = solved.value, solved.unfinished
         reached = opened.settle(
             centres,
             solved.solutions,
             scales,
-            np.ascontiguousarray(points),
+            points,
             maximiser,
+            root,
             opened.weight if weights is None else weights,
             opened.constant,
             form.vector,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats, SparseRows
-from alignkit_numba.streaming import settle, stream
+from alignkit_numba.streaming import publish, stream
 
 __all__ = ["CompiledRowPasses"]
 
@@ -159,7 +159,7 @@ def _write_past_caches(x, steps, directions, y, room):  # type: ignore[no-untype
     for row in range(x.shape[0]):
         _move(x, row, steps, directions, room, 0)
         stream(room, y, row * d)
-    settle()
+    publish()
 
 
 @_compiled
@@ -230,4 +230,4 @@ def _write_entries_past_caches(x, coordinates, amounts, y, room):  # type: ignor
         for place in range(count):
             room[0, coordinates[row, place]] += amounts[row, place]
         stream(room, y, row * d)
-    settle()
+    publish()

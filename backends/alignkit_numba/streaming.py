@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from alignkit_numba.vectors import inlined
 
-__all__ = ["settle", "stream"]
+__all__ = ["publish", "stream"]
 
 #: Bytes of a cache line.
 _LINE = 64
@@ -85,7 +85,7 @@ def _put_line(typing: Any, source: Any, at: Any, target: Any, place: Any) -> Any
 
 
 @intrinsic
-def settle(typing: Any) -> Any:
+def publish(typing: Any) -> Any:
     """Let all that was stored be seen by other threads before what comes after."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
