@@ -25,6 +25,7 @@ BENCHMARKS = (
     "moments",
     "diffusers_laws",
     "tilted_pipeline",
+    "digits_pipeline",
 )
 
 
