@@ -18,6 +18,7 @@ import alignkit as ak
 import alignkit.certificates
 import alignkit.contracts
 import alignkit.estimates
+import alignkit.expressions
 import alignkit.noise
 import alignkit.registry
 import alignkit.report.plots
@@ -26,7 +27,8 @@ from alignkit.expressions import ENTRIES
 
 pytestmark = pytest.mark.skipif(find_spec("pdoc") is None, reason="pdoc is not installed: pip install 'alignkit[docs]'")
 
-SCRIPT = Path(__file__).parents[1] / "tutorials" / "reference.py"
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+SCRIPT = TUTORIALS / "reference.py"
 MODULES = (
     ak,
     ak.base,
@@ -35,6 +37,7 @@ MODULES = (
     alignkit.certificates,
     alignkit.estimates,
     alignkit.report.plots,
+    alignkit.expressions,
     alignkit.contracts,
     alignkit.registry,
     alignkit.noise,
@@ -96,6 +99,8 @@ def pages(folder: Path) -> dict[str, Page]:
 def public() -> Iterator[tuple[str, str, Any]]:
     """Each public name, with its module, and each method and property that a public class adds."""
     names = {(module.__name__, name): getattr(module, name) for module in MODULES for name in module.__all__}
+    # What a user writes stands on the page of `ak`.
+    names = {one: value for one, value in names.items() if one[0] != "alignkit.expressions" or not hasattr(ak, one[1])}
     names |= {("alignkit", row.name): row.function for row in ENTRIES if row.function}
     for (module, name), value in names.items():
         if inspect.ismodule(value):
@@ -146,3 +151,11 @@ def test_every_page_is_reached_from_the_first(folder: Path) -> None:
 
 def test_nothing_is_fetched_from_a_network(pages: dict[str, Page]) -> None:
     assert [address for page in pages.values() for address in page.fetched if re.match("https?:|//", address)] == []
+
+
+@pytest.mark.parametrize("guide", sorted([*TUTORIALS.glob("*.md"), *TUTORIALS.glob("*.py")]), ids=lambda one: one.name)
+def test_the_guides_import_what_has_a_page(guide: Path) -> None:
+    public = {module.__name__: module.__all__ for module in MODULES}
+    imports = re.findall(r"\bfrom (alignkit(?:\.\w+)*) import ([\w, ]+)", guide.read_text(encoding="utf-8"))
+    found = [(module, name) for module, names in imports for name in names.split(", ")]
+    assert [f"{module}.{name}" for module, name in found if name.strip() not in public.get(module, ())] == []

@@ -22,6 +22,7 @@ MODULES = {
     "alignkit.certificates": "what `aligned.certificate` is",
     "alignkit.estimates": "its figures, with their standard errors",
     "alignkit.report.plots": "what `aligned.plot` draws",
+    "alignkit.expressions": "what atoms of your own are made of",
     "alignkit.contracts": "what backends are asked, and what they answer",
     "alignkit.registry": "how backends are found",
     "alignkit.noise": "where every random draw comes from",
@@ -32,6 +33,8 @@ MODULES = {
 def public_names() -> dict[str, tuple[str, ...]]:
     """The public names of each module, in order; of alignkit also those that `__all__` leaves out, as ak.abs."""
     names = {module: list(import_module(module).__all__) for module in MODULES}
+    # What a user writes stands on the page of `ak`.
+    names["alignkit.expressions"] = [one for one in names["alignkit.expressions"] if not hasattr(alignkit, one)]
     names["alignkit"] += [row.name for row in ENTRIES if row.function and row.name not in alignkit.__all__]
     return {module: tuple(sorted(those, key=str.lower)) for module, those in names.items()}
 
@@ -53,7 +56,7 @@ def write_reference(folder: Path) -> None:
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"alignkit {alignkit.__version__}")
     # A package's name stands for all that is in it, which a pattern takes out again.
     package, *others = MODULES
-    pdoc.pdoc(package, r"!alignkit\.", *others, r"!alignkit\.testing\.", output_directory=folder)
+    pdoc.pdoc(package, r"!alignkit\.", *others, r"!alignkit\.(expressions|testing)\.", output_directory=folder)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,23 @@
 from alignkit.expressions.affine import inner, multiply
 from alignkit.expressions.arrays import constant_like, logsumexp
 from alignkit.expressions.atom import AffineAtom, Atom
-from alignkit.expressions.atoms.elementwise import abs, huber, neg, pos, square
-from alignkit.expressions.atoms.exponential import entr, exp, log, log1p, logistic
-from alignkit.expressions.atoms.lipschitz import (
-    arctan,
-    clip,
-    cos,
-    distance_to_points,
-    lipschitz,
-    piecewise_linear,
-    sigmoid,
-    sin,
-    tanh,
+from alignkit.expressions.atoms.curves import arctan, cos, sigmoid, sin, tanh
+from alignkit.expressions.atoms.distances import distance_to_points
+from alignkit.expressions.atoms.elementwise import (
+    ConcaveElementwise,
+    ConvexElementwise,
+    Even,
+    abs,
+    huber,
+    neg,
+    pos,
+    square,
 )
+from alignkit.expressions.atoms.exponential import entr, exp, log, log1p, logistic
+from alignkit.expressions.atoms.lipschitz import lipschitz
 from alignkit.expressions.atoms.norms import norm, norm1, norm2, norm_inf, pnorm, sigma_max, total_variation
 from alignkit.expressions.atoms.order import log_sum_exp, max, maximum, min, minimum, sum_largest, sum_smallest
+from alignkit.expressions.atoms.piecewise import clip, piecewise_linear
 from alignkit.expressions.atoms.powers import geo_mean, inv_pos, power, sqrt
 from alignkit.expressions.atoms.quadratic import quad_form, quad_over_lin, sum_squares
 from alignkit.expressions.curvature import Curvature, Interval, Monotonicity, Sign
@@ -38,12 +40,15 @@ __all__ = [
     "AffineAtom",
     "AffineMap",
     "Atom",
+    "ConcaveElementwise",
     "Condition",
     "Constant",
     "Constraint",
+    "ConvexElementwise",
     "Curvature",
     "E",
     "Entry",
+    "Even",
     "Expectation",
     "Expression",
     "Interval",

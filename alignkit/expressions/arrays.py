@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -85,6 +86,12 @@ def as_finite(value: object, what: str | Callable[[], str]) -> Any:
         )
     copy.flags.writeable = False
     return copy
+
+
+def as_number(value: Any) -> float:
+    """A real number as a float, NaN for anything else."""
+    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return float(value) if is_real else math.nan
 
 
 def _called(what: str | Callable[[], str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.errors import ParameterError, ShapeError
-from alignkit.expressions.arrays import Array, Floats, flat
+from alignkit.expressions.arrays import Array, Floats, as_finite, flat, is_sparse
 from alignkit.expressions.curvature import (
     ArgumentRole,
     Curvature,
@@ -151,11 +151,45 @@ class AffineAtom(Node):
 
 
 class Atom(Node):
-    """A nonlinear function of its arguments.
+    """A nonlinear function of its arguments: what to subclass for one that is not among the atoms.
 
-    An atom gives its curvature, its monotonicity and gain over the ranges of its arguments, its range, and its value
-    and transposed derivative by the array API. Scalar convex atoms also give their conjugate and a projection onto its
-    domain, for dual methods.
+    A subclass has a `name`, and gives `is_atom_convex` and `is_atom_concave`, jointly in the arguments; over their
+    ranges `monotonicity(position)`, `_own_range()`, bounds of its value, and `_gain(position)`, a Lipschitz constant in
+    one of them; and in the array API `_numeric(xp, values)`, its value (n, *shape) at values (n, *arg.shape), and
+    `_pullback(xp, values, result, cotangent)`, the transposed derivative there applied to one of its shape, an array
+    for each argument. What is claimed has to be true on the whole range. Convex atoms may also give their conjugate, a
+    projection onto its domain and a proximal map, for dual methods.
+
+    Arguments:
+        shape: of its value.
+        args: the arguments.
+
+    Example:
+        >>> from alignkit.expressions import Interval, Monotonicity, Variable
+        >>> class Bowl(Atom):
+        ...     name, is_atom_convex, is_atom_concave = "bowl", True, False
+        ...
+        ...     def __init__(self, left, right):
+        ...         super().__init__(left.shape, (left, right))
+        ...
+        ...     def monotonicity(self, position):
+        ...         return Monotonicity.UNKNOWN
+        ...
+        ...     def _own_range(self):
+        ...         return Interval(1.0)
+        ...
+        ...     def _gain(self, position):
+        ...         return 1.0
+        ...
+        ...     def _numeric(self, xp, values):
+        ...         return xp.sqrt(1.0 + values[0] ** 2 + values[1] ** 2)
+        ...
+        ...     def _pullback(self, xp, values, result, cotangent):
+        ...         return [cotangent * value / result for value in values]
+        >>> x = Variable(2)
+        >>> bowl = Bowl(x[0], 2.0 * x[1])
+        >>> float(bowl.value([2.0, 1.0])), bowl.is_convex(), bowl.gradient([2.0, 1.0])
+        (3.0, True, array([0.66666667, 1.33333333]))
     """
 
     #: The axes reduced, None for all entries or for elementwise atoms.
@@ -373,6 +407,20 @@ def as_argument(value: object, name: str) -> Expression:
         return as_expression(value)
     except ParameterError as error:
         raise ParameterError(f"{name}: {error.message}", ways_out=error.ways_out) from error
+
+
+def constant_argument(value: Any, what: str) -> Floats:
+    """The entries of an argument that has to be constant, as a new float64 array; dense.
+
+    Raises:
+        ParameterError: it depends on a variable or a parameter; `what` names it.
+    """
+    if isinstance(value, Expression):
+        if value.depends or value.parameters():
+            raise ParameterError(f"{what} are constants, and {value} is not.")
+        value = value.value()
+    found = as_finite(value, what)
+    return found.toarray() if is_sparse(found) else found  # type: ignore[no-any-return]
 
 
 operations.update(over=_over)

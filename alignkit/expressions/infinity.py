@@ -17,9 +17,10 @@ import numpy as np
 from alignkit.expressions.arrays import Floats, is_operator
 from alignkit.expressions.asymptotics import Bound, Germ, Increasing, snapped, weighted_sum
 from alignkit.expressions.atom import Atom
+from alignkit.expressions.atoms.curves import Arctan, Curve, Sigmoid, Tanh
+from alignkit.expressions.atoms.distances import DistanceToPoints
 from alignkit.expressions.atoms.elementwise import Abs, Huber, Neg, Pos, Square
 from alignkit.expressions.atoms.exponential import Entr, Exp, Log, Log1p, Logistic
-from alignkit.expressions.atoms.lipschitz import Arctan, Clip, Curve, DistanceToPoints, Sigmoid, Tanh
 from alignkit.expressions.atoms.norms import Norm1, Norm2, NormInf, PNorm, SigmaMax
 from alignkit.expressions.atoms.order import (
     LogSumExp,
@@ -30,6 +31,7 @@ from alignkit.expressions.atoms.order import (
     SumLargest,
     SumSmallest,
 )
+from alignkit.expressions.atoms.piecewise import Clip
 from alignkit.expressions.atoms.powers import GeoMean, InvPos, Power, Powered, Sqrt
 from alignkit.expressions.atoms.products import Product
 from alignkit.expressions.atoms.quadratic import QuadForm, QuadOverLin, SumSquares

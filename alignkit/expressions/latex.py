@@ -10,7 +10,18 @@ from typing import Any
 
 from alignkit.expressions.affine import Add, Divide, Inner, MatMul, Multiply, Negate
 from alignkit.expressions.arrays import is_operator
-from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, products, quadratic
+from alignkit.expressions.atoms import (
+    curves,
+    distances,
+    elementwise,
+    exponential,
+    norms,
+    order,
+    piecewise,
+    powers,
+    products,
+    quadratic,
+)
 from alignkit.expressions.expectation import Constraint, Expectation
 from alignkit.expressions.expression import LONGEST_TEXT, Expression
 from alignkit.expressions.layout import BroadcastTo, Concatenate, Index, Reshape, Stack, Transpose, Vec
@@ -439,7 +450,7 @@ def _geometric_mean(node: powers.GeoMean, parts: Sequence[Form], letters: Letter
     return Form(rf"{command}\left({parts[0].text}\right)", POWER)
 
 
-def _clip(node: lipschitz.Clip, parts: Sequence[Form], letters: Letters) -> Form:
+def _clip(node: piecewise.Clip, parts: Sequence[Form], letters: Letters) -> Form:
     ends = rf"\left[{_number(node.lower).text},\, {_number(node.upper).text}\right]"
     return Form(rf"\operatorname{{clip}}_{{{ends}}}\left({parts[0].text}\right)", POWER)
 
@@ -512,13 +523,13 @@ RULES: dict[type[Expression], Rule] = {
         rf"\frac{{{_squared_norm(node, parts[:1], letters).text}}}{{{parts[1].text}}}", PRODUCT
     ),
     products.Product: _multiplied,
-    lipschitz.Sin: called(r"\sin"),
-    lipschitz.Cos: called(r"\cos"),
-    lipschitz.Tanh: called(r"\tanh"),
-    lipschitz.Arctan: called(r"\arctan"),
-    lipschitz.Clip: _clip,
-    lipschitz.PiecewiseLinear: lambda node, parts, letters: _with_constants(
+    curves.Sin: called(r"\sin"),
+    curves.Cos: called(r"\cos"),
+    curves.Tanh: called(r"\tanh"),
+    curves.Arctan: called(r"\arctan"),
+    piecewise.Clip: _clip,
+    piecewise.PiecewiseLinear: lambda node, parts, letters: _with_constants(
         node, parts, letters.of(node.breakpoints), letters.of(node.values)
     ),
-    lipschitz.DistanceToPoints: lambda node, parts, letters: _with_constants(node, parts, letters.of(node.points)),
+    distances.DistanceToPoints: lambda node, parts, letters: _with_constants(node, parts, letters.of(node.points)),
 }

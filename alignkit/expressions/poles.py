@@ -11,7 +11,7 @@ import numpy as np
 
 from alignkit.expressions.arrays import Floats
 from alignkit.expressions.atom import Atom
-from alignkit.expressions.atoms.lipschitz import Curve
+from alignkit.expressions.atoms.curves import Curve
 from alignkit.expressions.curvature import Monotonicity
 from alignkit.expressions.expression import Condition, Expression, topological
 from alignkit.expressions.leaf import Variable

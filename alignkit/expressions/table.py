@@ -7,7 +7,19 @@ function in the file of its family, and its row in that file's `ENTRIES`.
 from __future__ import annotations
 
 from alignkit.expressions import affine, layout, operators, reductions
-from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, products, quadratic
+from alignkit.expressions.atoms import (
+    curves,
+    distances,
+    elementwise,
+    exponential,
+    lipschitz,
+    norms,
+    order,
+    piecewise,
+    powers,
+    products,
+    quadratic,
+)
 from alignkit.expressions.entry import Entry
 
 __all__ = ["ENTRIES"]
@@ -25,6 +37,9 @@ ENTRIES: tuple[Entry, ...] = tuple(
         norms,
         order,
         quadratic,
+        curves,
+        piecewise,
+        distances,
         lipschitz,
         products,
     )

@@ -25,10 +25,11 @@ from alignkit.contracts import Floats
 from alignkit.expressions import Expression, Parameter, sum
 from alignkit.expressions.affine import multiply
 from alignkit.expressions.atom import Atom, axes_of, substitute
+from alignkit.expressions.atoms.distances import DistanceToPoints
 from alignkit.expressions.atoms.elementwise import Abs, Huber, Neg, Pos
-from alignkit.expressions.atoms.lipschitz import Clip, DistanceToPoints, PiecewiseLinear
 from alignkit.expressions.atoms.norms import Norm1, Norm2, NormInf, PNorm, SigmaMax
 from alignkit.expressions.atoms.order import Max, Maximum, Min, Minimum, SumOfSome
+from alignkit.expressions.atoms.piecewise import Clip, PiecewiseLinear
 from alignkit.expressions.atoms.powers import Powered
 from alignkit.expressions.expression import topological
 from alignkit.expressions.splitting import affine_over, split, spread

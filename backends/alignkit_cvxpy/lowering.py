@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from alignkit.expressions import Atom
 from alignkit.expressions.atom import axes_of
 from alignkit.expressions.atoms import (
+    curves,
+    distances,
     elementwise,
     exponential,
     lipschitz,
     norms,
     order,
+    piecewise,
     powers,
     products,
     quadratic,
@@ -44,15 +47,15 @@ def groups(atom: Atom) -> NDArray[np.int64]:
     return np.arange(atom.args[0].size).reshape(shape).transpose([*kept, *gone]).reshape(atom.size, -1)
 
 
-def pieces(atom: lipschitz.Clip | lipschitz.PiecewiseLinear) -> lipschitz.PiecewiseLinear:
+def pieces(atom: piecewise.Clip | piecewise.PiecewiseLinear) -> piecewise.PiecewiseLinear:
     """What an atom is over the range of its argument, where it is convex or concave: linear between breakpoints."""
     arg = atom.args[0]
-    if isinstance(atom, lipschitz.Clip):
+    if isinstance(atom, piecewise.Clip):
         ends = np.array([atom.lower - 1.0, atom.lower, atom.upper, atom.upper + 1.0])
-        atom = lipschitz.PiecewiseLinear(arg, ends, ends.clip(atom.lower, atom.upper))
+        atom = piecewise.PiecewiseLinear(arg, ends, ends.clip(atom.lower, atom.upper))
     met = atom._segments(arg.range)
     kept = slice(met.start, met.stop + 1)
-    return lipschitz.PiecewiseLinear(arg, atom.breakpoints[kept], atom.values[kept])
+    return piecewise.PiecewiseLinear(arg, atom.breakpoints[kept], atom.values[kept])
 
 
 def _entrywise(function: Callable[[Any, Any, Any], Any]) -> Lowering:
@@ -182,8 +185,8 @@ LOWERINGS: dict[type[Atom], Lowering] = {
     quadratic.SumSquares: _along_rows(lambda cp, atom, rows: cp.sum(cp.square(rows), axis=1)),
     quadratic.QuadForm: _lower_quad_form,
     quadratic.QuadOverLin: _lower_quad_over_lin,
-    lipschitz.Clip: _lower_pieces,
-    lipschitz.PiecewiseLinear: _lower_pieces,
+    piecewise.Clip: _lower_pieces,
+    piecewise.PiecewiseLinear: _lower_pieces,
 }
 
 _PARTLY = "is convex or concave over part of its range only, and no cone of cvxpy's describes that part"
@@ -191,12 +194,12 @@ _NEITHER = "is neither convex nor concave"
 
 #: From the class of every other atom to why it has no lowering.
 UNLOWERED: dict[type[Atom], str] = {
-    lipschitz.Sin: _PARTLY,
-    lipschitz.Cos: _PARTLY,
-    lipschitz.Tanh: _PARTLY,
-    lipschitz.Sigmoid: _PARTLY,
-    lipschitz.Arctan: _PARTLY,
-    lipschitz.DistanceToPoints: _NEITHER,
+    curves.Sin: _PARTLY,
+    curves.Cos: _PARTLY,
+    curves.Tanh: _PARTLY,
+    curves.Sigmoid: _PARTLY,
+    curves.Arctan: _PARTLY,
+    distances.DistanceToPoints: _NEITHER,
     lipschitz.UserFunction: _NEITHER,
     products.Product: _NEITHER,
 }

@@ -18,7 +18,7 @@ from array_api_compat import array_namespace
 from alignkit.contracts import Floats
 from alignkit.expressions import Atom
 from alignkit.expressions.atom import Reduction
-from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, quadratic
+from alignkit.expressions.atoms import elementwise, exponential, norms, order, piecewise, powers, quadratic
 from alignkit_cvxpy.lowering import groups, pieces
 from alignkit_cvxpy.tree import Link, Node
 
@@ -191,7 +191,7 @@ def _minimum(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tu
 def _pieces(atom: Any, weights: Floats, values: list[Floats], hint: Hint) -> tuple[list[Floats], Floats]:
     linear = pieces(atom)
     if not atom.is_atom_convex:
-        linear = lipschitz.PiecewiseLinear(linear.args[0], linear.breakpoints, -linear.values)
+        linear = piecewise.PiecewiseLinear(linear.args[0], linear.breakpoints, -linear.values)
     return _fenchel(linear, weights, values, hint)
 
 
@@ -275,8 +275,8 @@ MINORANTS: dict[type[Atom], Rule] = {
     quadratic.SumSquares: _tangent,
     quadratic.QuadForm: _tangent,
     quadratic.QuadOverLin: _quad_over_lin,
-    lipschitz.Clip: _pieces,
-    lipschitz.PiecewiseLinear: _pieces,
+    piecewise.Clip: _pieces,
+    piecewise.PiecewiseLinear: _pieces,
 }
 
 #: The same, at the solver's slopes wherever the conjugate is known. An error of the solver's point makes an error in

@@ -10,7 +10,7 @@ from alignkit.contracts import Floats
 from alignkit.expressions import Variable, inner
 from alignkit.expressions.atom import Atom
 from alignkit.expressions.atoms.elementwise import Elementwise
-from alignkit.expressions.atoms.lipschitz import Clip, PiecewiseLinear
+from alignkit.expressions.atoms.piecewise import Clip, PiecewiseLinear
 from alignkit_grid.curves import (
     bounds_second_derivative,
     is_wave,

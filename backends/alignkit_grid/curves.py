@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alignkit.contracts import Floats
 from alignkit.expressions import Expression
-from alignkit.expressions.atoms.lipschitz import Arctan, Cos, Sigmoid, Sin, Tanh
+from alignkit.expressions.atoms.curves import Arctan, Cos, Sigmoid, Sin, Tanh
 
 __all__ = ["bounds_second_derivative", "is_wave", "largest_second_derivative", "largest_value", "taylor_bend"]
 

@@ -28,8 +28,8 @@ import numpy as np
 
 from alignkit.contracts import Floats
 from alignkit.expressions import Expression, inner
+from alignkit.expressions.atoms.distances import DistanceToPoints
 from alignkit.expressions.atoms.elementwise import Elementwise
-from alignkit.expressions.atoms.lipschitz import DistanceToPoints
 from alignkit.expressions.atoms.norms import Norm2
 from alignkit.expressions.splitting import Term, split
 from alignkit_grid.curve_summands import curve_summands

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from alignkit.expressions import Expression
 from alignkit.expressions.atom import Atom
+from alignkit.expressions.atoms.distances import DistanceToPoints
 from alignkit.expressions.atoms.elementwise import Abs, Neg, Pos, Square
-from alignkit.expressions.atoms.lipschitz import Clip, DistanceToPoints, PiecewiseLinear, UserFunction
+from alignkit.expressions.atoms.lipschitz import UserFunction
 from alignkit.expressions.atoms.norms import Norm, Norm2
 from alignkit.expressions.atoms.order import Max, Maximum, Min, SumOfSome
+from alignkit.expressions.atoms.piecewise import Clip, PiecewiseLinear
 from alignkit.expressions.atoms.quadratic import SumSquares
 from alignkit.expressions.expression import topological
 

@@ -15,7 +15,18 @@ from scipy import sparse
 
 from alignkit.expressions import Atom
 from alignkit.expressions.atom import axes_of
-from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, products, quadratic
+from alignkit.expressions.atoms import (
+    curves,
+    distances,
+    elementwise,
+    exponential,
+    norms,
+    order,
+    piecewise,
+    powers,
+    products,
+    quadratic,
+)
 from alignkit_pyomo.linear import Linear, combined
 from alignkit_pyomo.lowering import REFUSED
 from alignkit_pyomo.program import Sketch
@@ -92,17 +103,17 @@ def _sum_of_squares(sketch: Sketch, atom: Any, entries: list[Linear], up: bool, 
     return _total([sketch.curve("square", [entry], up, down) for entry in entries])
 
 
-def _clip(sketch: Sketch, atom: lipschitz.Clip, entry: Linear, up: bool, down: bool) -> Linear:
+def _clip(sketch: Sketch, atom: piecewise.Clip, entry: Linear, up: bool, down: bool) -> Linear:
     return sketch.segments(entry, Polyline.clip(float(atom.lower), float(atom.upper)), up, down)
 
 
-def _piecewise(sketch: Sketch, atom: lipschitz.PiecewiseLinear, entry: Linear, up: bool, down: bool) -> Linear:
+def _piecewise(sketch: Sketch, atom: piecewise.PiecewiseLinear, entry: Linear, up: bool, down: bool) -> Linear:
     line = Polyline(atom.breakpoints[1:-1], atom.slopes, float(atom.values[1]))
     return sketch.segments(entry, line, up, down)
 
 
 def _distance(
-    sketch: Sketch, atom: lipschitz.DistanceToPoints, args: list[list[Linear]], up: list[bool], down: list[bool]
+    sketch: Sketch, atom: distances.DistanceToPoints, args: list[list[Linear]], up: list[bool], down: list[bool]
 ) -> list[Linear]:
     points = atom.points.reshape(len(atom.points), -1).tolist()
     away = [
@@ -171,14 +182,14 @@ FORMS: dict[type[Atom], Form] = {
     quadratic.QuadOverLin: lambda sketch, atom, args, up, down: [
         sketch.curve("square over", [*args[0], args[1][0]], up[0], down[0])
     ],
-    lipschitz.Sin: _curve("sin"),
-    lipschitz.Cos: _curve("cos"),
-    lipschitz.Tanh: _each(_tanh),
-    lipschitz.Sigmoid: _each(lambda sketch, atom, entry, up, down: sketch.sigmoid(entry, up, down)),
-    lipschitz.Arctan: _curve("arctan"),
-    lipschitz.Clip: _each(_clip),
-    lipschitz.PiecewiseLinear: _each(_piecewise),
-    lipschitz.DistanceToPoints: _distance,
+    curves.Sin: _curve("sin"),
+    curves.Cos: _curve("cos"),
+    curves.Tanh: _each(_tanh),
+    curves.Sigmoid: _each(lambda sketch, atom, entry, up, down: sketch.sigmoid(entry, up, down)),
+    curves.Arctan: _curve("arctan"),
+    piecewise.Clip: _each(_clip),
+    piecewise.PiecewiseLinear: _each(_piecewise),
+    distances.DistanceToPoints: _distance,
     products.Product: lambda sketch, atom, args, up, down: [
         sketch.curve("product", list(entries), *gains)
         for entries, *gains in zip(zip(*args, strict=True), up, down, strict=True)

@@ -29,7 +29,19 @@ from alignkit.errors import BackendRefusedError, ParameterError, ShapeError
 from alignkit.expressions import Atom, Expression
 from alignkit.expressions.arrays import is_operator
 from alignkit.expressions.atom import axes_of
-from alignkit.expressions.atoms import elementwise, exponential, lipschitz, norms, order, powers, products, quadratic
+from alignkit.expressions.atoms import (
+    curves,
+    distances,
+    elementwise,
+    exponential,
+    lipschitz,
+    norms,
+    order,
+    piecewise,
+    powers,
+    products,
+    quadratic,
+)
 from alignkit.expressions.expression import topological
 from alignkit.expressions.linear import LinearForm, linear_form
 
@@ -217,7 +229,7 @@ def _compared(atom: Atom) -> int:
     """How many entries each result is the largest or the smallest of."""
     if isinstance(atom, order.Maximum):
         return len(atom.args)
-    if isinstance(atom, lipschitz.DistanceToPoints):
+    if isinstance(atom, distances.DistanceToPoints):
         return len(atom.points)
     return atom.count if isinstance(atom, order.Max | order.Min | norms.NormInf) else 1
 
@@ -321,12 +333,12 @@ def _sum_of_largest(algebra: Algebra, k: float, entries: list[Any]) -> Any:
     return algebra.total([*chosen[: int(whole)], *(part * entry for entry in chosen[int(whole) :])])
 
 
-def _clip(algebra: Algebra, atom: lipschitz.Clip, entry: Any) -> Any:
+def _clip(algebra: Algebra, atom: piecewise.Clip, entry: Any) -> Any:
     ends = algebra.absolute(entry - atom.lower) - algebra.absolute(entry - atom.upper)
     return (atom.lower + atom.upper + ends) / 2.0
 
 
-def _piecewise_linear(algebra: Algebra, atom: lipschitz.PiecewiseLinear, entry: Any) -> Any:
+def _piecewise_linear(algebra: Algebra, atom: piecewise.PiecewiseLinear, entry: Any) -> Any:
     """s·x + c + Σ δ_j·|x − b_j|, s the mean of the first and the last slope and 2δ_j what the slope gains at b_j."""
     kinks, gains = atom.breakpoints[1:-1].tolist(), (np.diff(atom.slopes) / 2.0).tolist()
     slope, start = float(atom.slopes[0] + atom.slopes[-1]) / 2.0, float(atom.breakpoints[0])
@@ -336,12 +348,12 @@ def _piecewise_linear(algebra: Algebra, atom: lipschitz.PiecewiseLinear, entry: 
     return algebra.total([level, slope * entry, *bends])
 
 
-def _distance(algebra: Algebra, atom: lipschitz.DistanceToPoints, args: list[list[Any]]) -> list[Any]:
-    distances = [
+def _distance(algebra: Algebra, atom: distances.DistanceToPoints, args: list[list[Any]]) -> list[Any]:
+    apart = [
         algebra.sqrt(algebra.total((entry - place) ** 2 for entry, place in zip(args[0], point, strict=True)))
         for point in atom.points.reshape(len(atom.points), -1).tolist()
     ]
-    return [-algebra.largest([-distance for distance in distances])]
+    return [-algebra.largest([-distance for distance in apart])]
 
 
 def _geometric_mean(algebra: Algebra, atom: powers.GeoMean, entries: list[Any]) -> Any:
@@ -386,14 +398,14 @@ LOWERINGS: dict[type[Atom], Lowering] = {
     quadratic.SumSquares: _reduced(lambda algebra, atom, entries: algebra.total(entry**2 for entry in entries)),
     quadratic.QuadForm: _quadratic_form,
     quadratic.QuadOverLin: lambda algebra, atom, args: [algebra.total(entry**2 for entry in args[0]) / args[1][0]],
-    lipschitz.Sin: _each(lambda algebra, atom, entry: algebra.sin(entry)),
-    lipschitz.Cos: _each(lambda algebra, atom, entry: algebra.cos(entry)),
-    lipschitz.Tanh: _each(lambda algebra, atom, entry: 1.0 - 2.0 / (1.0 + algebra.exp(2.0 * entry))),
-    lipschitz.Sigmoid: _each(lambda algebra, atom, entry: 1.0 / (1.0 + algebra.exp(-entry))),
-    lipschitz.Arctan: _each(lambda algebra, atom, entry: algebra.atan(entry)),
-    lipschitz.Clip: _each(_clip),
-    lipschitz.PiecewiseLinear: _each(_piecewise_linear),
-    lipschitz.DistanceToPoints: _distance,
+    curves.Sin: _each(lambda algebra, atom, entry: algebra.sin(entry)),
+    curves.Cos: _each(lambda algebra, atom, entry: algebra.cos(entry)),
+    curves.Tanh: _each(lambda algebra, atom, entry: 1.0 - 2.0 / (1.0 + algebra.exp(2.0 * entry))),
+    curves.Sigmoid: _each(lambda algebra, atom, entry: 1.0 / (1.0 + algebra.exp(-entry))),
+    curves.Arctan: _each(lambda algebra, atom, entry: algebra.atan(entry)),
+    piecewise.Clip: _each(_clip),
+    piecewise.PiecewiseLinear: _each(_piecewise_linear),
+    distances.DistanceToPoints: _distance,
     products.Product: lambda algebra, atom, args: [first * second for first, second in zip(*args, strict=True)],
 }
 

@@ -45,7 +45,39 @@ class Elementwise(Atom):
 
 
 class ConvexElementwise(Elementwise):
-    """A convex function of one number."""
+    """A convex function of one number, applied to every entry: what to subclass for one that is not among the atoms.
+
+    A subclass has a `name`, and gives `monotonicity`; `_own_range()`, bounds of its value, and `_gain(position)`, a
+    Lipschitz constant, both over the range of the argument; and in the array API `_numeric(xp, values)`, its value at
+    values[0], (n, *shape), and `_slope(xp, value, result)`, its derivative there, at kinks a subgradient.
+
+    Arguments:
+        arg: the argument.
+
+    Example:
+        >>> from alignkit.expressions import Interval, Monotonicity, Variable
+        >>> class Excess(ConvexElementwise):
+        ...     name = "excess"
+        ...
+        ...     def monotonicity(self, position):
+        ...         return Monotonicity.INCREASING
+        ...
+        ...     def _own_range(self):
+        ...         bounds = self.args[0].range
+        ...         return Interval(max(bounds.lower - 1.0, 0.0), max(bounds.upper - 1.0, 0.0))
+        ...
+        ...     def _gain(self, position):
+        ...         return 1.0
+        ...
+        ...     def _numeric(self, xp, values):
+        ...         return xp.where(values[0] > 1.0, values[0] - 1.0, 0.0)
+        ...
+        ...     def _slope(self, xp, value, result):
+        ...         return xp.where(value > 1.0, 1.0, 0.0)
+        >>> excess = Excess(Variable(2))
+        >>> excess.value([3.0, 0.5]), excess.is_convex(), excess.sign.value
+        (array([2., 0.]), True, 'nonnegative')
+    """
 
     @property
     def is_atom_convex(self) -> bool:
@@ -59,7 +91,34 @@ class ConvexElementwise(Elementwise):
 
 
 class ConcaveElementwise(Elementwise):
-    """A concave function of one number."""
+    """A concave function of one number, applied to every entry; a subclass gives what that of a convex one does.
+
+    Arguments:
+        arg: the argument.
+
+    Example:
+        >>> from alignkit.expressions import Interval, Monotonicity, Variable
+        >>> class Shortfall(ConcaveElementwise):
+        ...     name = "shortfall"
+        ...
+        ...     def monotonicity(self, position):
+        ...         return Monotonicity.INCREASING
+        ...
+        ...     def _own_range(self):
+        ...         bounds = self.args[0].range
+        ...         return Interval(min(bounds.lower, 0.0), min(bounds.upper, 0.0))
+        ...
+        ...     def _gain(self, position):
+        ...         return 1.0
+        ...
+        ...     def _numeric(self, xp, values):
+        ...         return xp.where(values[0] < 0.0, values[0], 0.0)
+        ...
+        ...     def _slope(self, xp, value, result):
+        ...         return xp.where(value < 0.0, 1.0, 0.0)
+        >>> Shortfall(Variable(2)).is_concave()
+        True
+    """
 
     @property
     def is_atom_convex(self) -> bool:
@@ -73,7 +132,33 @@ class ConcaveElementwise(Elementwise):
 
 
 class Even(ConvexElementwise):
-    """A convex even function: it increases right of 0 and decreases left of it."""
+    """A convex even function of one number, applied to every entry: it falls left of 0 and rises right of it.
+
+    A subclass gives what that of a `ConvexElementwise` does, but for `monotonicity`.
+
+    Arguments:
+        arg: the argument.
+
+    Example:
+        >>> from alignkit.expressions import Variable
+        >>> class Quartic(Even):
+        ...     name = "quartic"
+        ...
+        ...     def _own_range(self):
+        ...         return self.args[0].range.magnitude.power(4)
+        ...
+        ...     def _gain(self, position):
+        ...         return 4.0 * self.args[0].range.magnitude.power(3).upper
+        ...
+        ...     def _numeric(self, xp, values):
+        ...         return values[0] ** 4
+        ...
+        ...     def _slope(self, xp, value, result):
+        ...         return 4.0 * value**3
+        >>> quartic = Quartic(Variable())
+        >>> quartic.is_convex(), quartic.over(0.0, 2.0).lipschitz
+        (True, 32.0)
+    """
 
     def monotonicity(self, position: int) -> Monotonicity:
         """By the sign of the argument."""

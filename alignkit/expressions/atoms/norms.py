@@ -11,7 +11,7 @@ import array_api_compat
 import numpy as np
 
 from alignkit.errors import ParameterError, ShapeError
-from alignkit.expressions.arrays import Array, constant_like, flat
+from alignkit.expressions.arrays import Array, as_number, constant_like, flat
 from alignkit.expressions.atom import Reduction, as_argument, folded
 from alignkit.expressions.atoms.elementwise import away_from_zero, clip
 from alignkit.expressions.curvature import Interval, Monotonicity
@@ -417,8 +417,7 @@ def pnorm(x: Any, p: Any, axis: int | tuple[int, ...] | None = None) -> Expressi
 
 
 def _p_norm_of(arg: Expression, p: Any, axis: int | tuple[int, ...] | None, name: str) -> Expression:
-    is_number = isinstance(p, int | float | np.integer | np.floating) and not isinstance(p, bool)
-    order = float(p) if is_number else math.inf if p in ("inf", "Inf") else math.nan
+    order = math.inf if isinstance(p, str) and p in {"inf", "Inf"} else as_number(p)
     if not order >= 1.0:
         ways = (
             ("geo_mean(x), concave", "sum(power(x, p)), concave for 0 < p < 1")

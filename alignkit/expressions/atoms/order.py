@@ -12,7 +12,7 @@ import numpy as np
 
 from alignkit.errors import ParameterError
 from alignkit.expressions.affine import broadcast_pair
-from alignkit.expressions.arrays import Array, constant_like, flat, logsumexp
+from alignkit.expressions.arrays import Array, as_number, constant_like, flat, logsumexp
 from alignkit.expressions.atom import Atom, Reduction, as_argument, axes_of, folded
 from alignkit.expressions.atoms.norms import project_simplex, shared
 from alignkit.expressions.curvature import Interval, Monotonicity
@@ -539,10 +539,9 @@ def sum_smallest(x: Any, k: float, axis: int | tuple[int, ...] | None = None) ->
 
 def _sum_of_some(kind: type[SumOfSome], x: Any, k: Any, axis: int | tuple[int, ...] | None) -> Expression:
     arg = _reducible(x, kind.name)
-    is_number = isinstance(k, int | float | np.integer | np.floating) and not isinstance(k, bool)
     whole = sum(arg, axis)
     count = arg.size // whole.size
-    if not is_number or not 0.0 < k <= count:
+    if not 0.0 < as_number(k) <= count:
         raise ParameterError(
             f"{kind.name}(x, k) needs a number k with 0 < k ≤ {count}, the number of entries, not {k!r}.",
             expression=f"{kind.name}({arg}, {k!r})",
