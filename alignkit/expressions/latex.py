@@ -24,6 +24,7 @@ from alignkit.expressions.atoms import (
 )
 from alignkit.expressions.expectation import Constraint, Expectation
 from alignkit.expressions.expression import LONGEST_TEXT, Expression
+from alignkit.expressions.greek import GREEK
 from alignkit.expressions.layout import BroadcastTo, Concatenate, Index, Reshape, Stack, Transpose, Vec
 from alignkit.expressions.leaf import Constant, Parameter, Variable
 from alignkit.expressions.operators import LinearMap
@@ -41,10 +42,6 @@ LARGEST_COMPARED = 4096
 #: Longest argument that a formula may repeat.
 LONGEST_REPEATED = 80
 
-_GREEK = re.compile(
-    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
-    "|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega"
-)
 _ESCAPES = {character: f"\\{character}" for character in "_%#&${}"} | {
     "\\": r"{\backslash}",
     "^": r"{\wedge}",
@@ -241,7 +238,7 @@ def _name(name: str) -> Form:
     stem, number = re.fullmatch(r"(.*?)_?(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     if not stem:
         stem, number = name, ""
-    if _GREEK.fullmatch(stem):
+    if stem in GREEK:
         text = f"\\{stem}"
     elif len(stem) == 1 and stem not in _ESCAPES:
         text = stem

@@ -11,6 +11,8 @@ import string
 from collections.abc import Callable
 from html import escape
 
+from alignkit.expressions.greek import GREEK
+
 __all__ = ["mathml"]
 
 _TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\d+(?:\.\d+)?|\s+|.", re.DOTALL)
@@ -18,13 +20,6 @@ _SYMBOLS = {
     "times": "×", "infty": "∞", "top": "⊤", "cdot": "⋅", "circ": "∘", "cdots": "⋯", "ldots": "…", "le": "≤", "ge": "≥",
     "geq": "≥", "sim": "∼", "propto": "∝", "int": "∫", "langle": "⟨", "rangle": "⟩", "|": "‖", "wedge": "∧",
     "backslash": "\\", "{": "{", "}": "}", "_": "_", "%": "%", "#": "#", "&": "&", "$": "$",
-}  # fmt: skip
-_GREEK = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ϵ", "zeta": "ζ", "eta": "η", "theta": "θ",
-    "iota": "ι", "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ",
-    "tau": "τ", "upsilon": "υ", "phi": "ϕ", "chi": "χ", "psi": "ψ", "omega": "ω", "Gamma": "Γ", "Delta": "Δ",
-    "Theta": "Θ", "Lambda": "Λ", "Xi": "Ξ", "Pi": "Π", "Sigma": "Σ", "Upsilon": "Υ", "Phi": "Φ", "Psi": "Ψ",
-    "Omega": "Ω",
 }  # fmt: skip
 _FUNCTIONS = frozenset(["exp", "log", "sin", "cos", "tanh", "arctan"])
 #: Functions whose subscript stands below them.
@@ -121,7 +116,7 @@ class _Reader:
                 continue
             if token.startswith("\\"):
                 name = token[1:]
-                parts.append(" " if name in _SPACES else _SYMBOLS.get(name, _GREEK.get(name, token)))
+                parts.append(" " if name in _SPACES else _SYMBOLS.get(name, GREEK.get(name, token)))
             else:
                 parts.append(token)
         return "".join(parts)
@@ -168,8 +163,8 @@ class _Reader:
     def _command(self, name: str) -> tuple[str, bool]:
         if name in _SPACES:
             return f'<mspace width="{_SPACES[name]}"></mspace>', False
-        if name in _GREEK:
-            return f"<mi>{_GREEK[name]}</mi>", False
+        if name in GREEK:
+            return f"<mi>{GREEK[name]}</mi>", False
         if name in _LIMITS:
             return f"<mi>{name}</mi>", True
         if name in _FUNCTIONS:
