@@ -18,17 +18,11 @@ from alignkit_diffusers.train_digits import main
 from alignkit_torch.tilt_sampler import TorchTiltSampler
 from tests.benchmarks.digits import reweighted
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REFERENCE = 4000
 PARTICLES = 256
 NFE = 31
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

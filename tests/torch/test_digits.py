@@ -18,16 +18,10 @@ from alignkit_torch.digits_data import load_digits
 from alignkit_torch.digits_figures import self_consistency
 from alignkit_torch.train_digits import draw, main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WEIGHTS = Path(str(resources.files("alignkit_torch"))) / "weights" / "digits.safetensors"
 DRAWS = 400
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
