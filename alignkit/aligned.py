@@ -254,7 +254,7 @@ class Aligned:
     @property
     def plot(self) -> Plots:
         """Pictures of the result, each a matplotlib figure: `samples`, `rewards`, `gaps`, `tilts` and `path`."""
-        return Plots(self.plan, self.fitted, self._check_fresh)
+        return Plots(self.plan, self.certificate, self.fitted, self._check_fresh)
 
     def report(
         self, path: str | os.PathLike[str], *, n: int = 512, seed: int = 0, progress: bool | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from alignkit.estimates import Estimate
 
-__all__ = ["Calibration", "KLCertificate", "Moment", "RadiusCertificate", "TransportCertificate"]
+__all__ = ["Calibration", "KLCertificate", "Moment", "RadiusCertificate", "RadiusPath", "TransportCertificate"]
 
 #: The deviation of a learned sampler, in base standard deviations, that a solve still calls solved.
 TOLERATED_RESIDUAL = 0.05
@@ -114,6 +115,30 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class RadiusPath:
+    """How the price λ that a radius asks for was sought: each that was looked at, in order.
+
+    Where draws that stand for p are made in rounds, it is the search on those of all rounds.
+
+    Arguments:
+        radius: ρ, in units of the distances.
+        weights: λ.
+        distances: of the best law at each λ from the base law, KL(q‖p) in nats or the mean cost; infinite where there
+            is no such law.
+    """
+
+    radius: float
+    weights: tuple[float, ...]
+    distances: tuple[float, ...]
+
+    @staticmethod
+    def of(radius: float, tried: Sequence[tuple[float, float]]) -> RadiusPath:
+        """The path of pairs of a λ and a distance."""
+        weights, distances = zip(*tried, strict=True)
+        return RadiusPath(radius, weights, distances)
+
+
+@dataclass(frozen=True)
 class KLCertificate:
     """What a KL alignment achieved.
 
@@ -130,6 +155,7 @@ class KLCertificate:
         details: further facts, by name.
         moments: the expectations that the problem constrains, then those that it values; empty where there are none.
         weight: λ, given or found for a radius, in units of reward per nat.
+        path: how λ was sought for a radius; None where it was given.
     """
 
     reward_before: Estimate
@@ -144,6 +170,7 @@ class KLCertificate:
     details: dict[str, str] = field(default_factory=dict)
     moments: tuple[Moment, ...] = ()
     weight: float | None = None
+    path: RadiusPath | None = None
 
     @property
     def duals(self) -> tuple[NDArray[np.float64], ...]:
@@ -185,6 +212,7 @@ class RadiusCertificate:
         gap: by how much `dual` is above the mean of r(T(x)), relative to max(1, |dual|).
         costs: the mean cost of the map; of the cheaper and of the dearer where there are two.
         probability: that a draw moves by the dearer of two maps; None where there is one.
+        path: how λ was sought.
     """
 
     radius: float
@@ -193,6 +221,7 @@ class RadiusCertificate:
     gap: float
     costs: tuple[Estimate, ...]
     probability: float | None = None
+    path: RadiusPath | None = None
 
     @property
     def rows(self) -> dict[str, str]:
@@ -242,6 +271,11 @@ class TransportCertificate:
     details: dict[str, str] = field(default_factory=dict)
     weight: float | None = None
     radius: RadiusCertificate | None = None
+
+    @property
+    def path(self) -> RadiusPath | None:
+        """How λ was sought for a radius; None where it was given."""
+        return None if self.radius is None else self.radius.path
 
     @property
     def rows(self) -> dict[str, str]:

@@ -62,6 +62,14 @@ class BaseLaw(ABC):
         """The dimension d of x."""
         return math.prod(self.shape)
 
+    @property
+    def ess(self) -> float:
+        """How many independent draws all draws of the law together are worth, where they share what they come from.
+
+        Infinite for all others: means over n draws have a variance of 1/n + 1/ess of that of a draw.
+        """
+        return math.inf
+
     @abstractmethod
     def sample(self, n: int, *, seed: int, progress: Progress = None) -> Any:
         """Draw from p.

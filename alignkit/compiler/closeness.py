@@ -155,6 +155,11 @@ class KL:
         return tuple(value for value in (self.weight, self.radius) if isinstance(value, Parameter))
 
     @property
+    def distance(self) -> str:
+        """What q is kept close to p in, with its unit."""
+        return "KL(q‖p), nats"
+
+    @property
     def objective(self) -> str:
         """What the aligned law maximises, in words."""
         if self.radius is not None:
@@ -229,6 +234,11 @@ class Wasserstein:
     def parameters(self) -> tuple[Parameter, ...]:
         """The parameters in it."""
         return tuple(value for value in (self.weight, self.radius) if isinstance(value, Parameter))
+
+    @property
+    def distance(self) -> str:
+        """What q is kept close to p in, with its unit."""
+        return "mean cost E[c]"
 
     @property
     def objective(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignkit.certificates import KLCertificate, Moment
+from alignkit.certificates import KLCertificate, Moment, RadiusPath
 from alignkit.compiler.closeness import KL
 from alignkit.compiler.phrases import brief, described
 from alignkit.compiler.plan import Plan
@@ -233,6 +233,7 @@ def certify_law(fit: LawFit, rows: Sequence[MomentRows], plan: Plan) -> KLCertif
             is_constraint=block.place is not None,
         )
         moments.append((len(rows) + position if block.place is None else block.place, moment))
+    radius, tried = plan.closeness.present_radius, fit.solution.tried
     plain = fit.fitted.moments.certify(weight, constant, f"{plan.guarantee}; multipliers by a convex dual")
     return replace(
         plain,
@@ -242,6 +243,7 @@ def certify_law(fit: LawFit, rows: Sequence[MomentRows], plan: Plan) -> KLCertif
         details=fit.details,
         moments=tuple(moment for _, moment in sorted(moments, key=lambda pair: pair[0])),
         weight=weight,
+        path=None if radius is None else RadiusPath.of(radius, tried),
     )
 
 

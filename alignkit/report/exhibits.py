@@ -113,6 +113,10 @@ def _charts(findings: Findings) -> Iterator[str]:
         yield from _moves(findings, study.gaps, study.costs)
     if findings.tilts is not None:
         yield from _tilts(findings)
+    if findings.certificate.path is not None:
+        figure = path_figure((), findings.certificate.path, distance=findings.plan.closeness.distance, size=_SIZE)
+        note = "The smaller the price λ of distance, the further the best law is; the radius ρ asks for one of them."
+        yield _chart(figure, "search", "The search for λ", note)
     if findings.stages:
         note = "From the base law to the aligned one: the reward is put in force step by step, and particles follow."
         yield _chart(path_figure(findings.stages, size=_SIZE), "path", "The path of annealing", note)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.base.law import checked_count
+from alignkit.certificates import KLCertificate, TransportCertificate
 from alignkit.compiler.plan import Plan
 from alignkit.errors import ParameterError
 from alignkit.noise import checked_seed
@@ -29,6 +30,7 @@ class Plots:
 
     Arguments:
         plan: how the problem was solved.
+        certificate: what was achieved.
         fitted: the sampler.
         check_fresh: raises StaleFitError where a parameter has changed since the fit.
 
@@ -40,6 +42,7 @@ class Plots:
     """
 
     plan: Plan
+    certificate: KLCertificate | TransportCertificate
     fitted: FittedTilt | FittedTransport
     check_fresh: Callable[[], None]
 
@@ -132,20 +135,23 @@ class Plots:
         return tilts_figure(found)
 
     def path(self) -> Any:
-        """Under KL closeness, the stages of annealing: the share of the reward, and the effective sample size.
+        """The way that the fit took: every λ on the way to that of a radius, and the stages of annealing under KL.
 
         Returns:
-            a matplotlib figure.
+            a matplotlib figure: λ and how far the best law there is from the base law, beside ρ; the share of the
+            reward, and the effective sample size. Of these, what there was.
 
         Raises:
-            ParameterError: nothing was annealed.
+            ParameterError: λ was given, and nothing was annealed.
         """
-        if isinstance(self.fitted, FittedTransport) or not self.fitted.moments.stages:
+        stages = () if isinstance(self.fitted, FittedTransport) else self.fitted.moments.stages
+        sought = self.certificate.path
+        if sought is None and not stages:
             raise ParameterError(
-                "There is no path: this law was fitted without annealing.",
+                "There is no path: this law was fitted at a λ that was given, without annealing.",
                 ways_out=["aligned.plot.rewards() and aligned.plot.samples().", "Under KL, engine='annealed'."],
             )
-        return path_figure(self.fitted.moments.stages)
+        return path_figure(stages, sought, distance=self.plan.closeness.distance)
 
     def _study(self, n: int, seed: int, shown: int | None = None) -> Study:
         self.check_fresh()

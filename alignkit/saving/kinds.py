@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
-from alignkit.certificates import Calibration, KLCertificate, Moment, RadiusCertificate, TransportCertificate
+from alignkit.certificates import (
+    Calibration,
+    KLCertificate,
+    Moment,
+    RadiusCertificate,
+    RadiusPath,
+    TransportCertificate,
+)
 from alignkit.citations import Citation
 from alignkit.compiler.closeness import KL, Wasserstein
 from alignkit.contracts import Bid, Composition, Guarantee, Refusal
@@ -27,8 +34,8 @@ _COSTS = (
     costs.SquaredEuclidean, costs.Weighted, costs.Mahalanobis, costs.Euclidean, costs.PNorm, costs.L1, costs.ElasticNet,
 )  # fmt: skip
 _FACTS = (
-    Estimate, Calibration, Moment, KLCertificate, RadiusCertificate, TransportCertificate, Citation, Bid, Refusal,
-    Composition, TiltMoments, AnnealingStage,
+    Estimate, Calibration, Moment, RadiusPath, KLCertificate, RadiusCertificate, TransportCertificate, Citation, Bid,
+    Refusal, Composition, TiltMoments, AnnealingStage,
 )  # fmt: skip
 
 

@@ -178,7 +178,7 @@ class _Annealing:
             )
         current = self._measured(drawn)
         exponents = self._target.exponent(current.features)
-        before = Estimate.of_mean(exponents)
+        before = Estimate.of_mean(exponents, ess=self._target.program.base.ess)
         path = TiltPath(self._target, measure) if measure is not None else self._first_path(current.features)
         mover, calibration = self._mover(path, current, float(exponents.std()))
         # M₀ is a constant, of which the first reweighting does not know.

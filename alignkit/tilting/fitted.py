@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from alignkit.certificates import Calibration, KLCertificate
-from alignkit.contracts import Progress
-from alignkit.estimates import Estimate
+from alignkit.contracts import Floats, Progress
+from alignkit.estimates import Estimate, worth_of_base
+from alignkit.tilting.shared_draws import shared_errors
 
 __all__ = ["AnnealingStage", "FittedTilt", "TiltMoments"]
 
@@ -55,6 +56,31 @@ class TiltMoments:
     acceptance: float = 1.0
     kl: Estimate | None = None
     stages: tuple[AnnealingStage, ...] = ()
+
+    def on_shared_draws(self, ess: float, exponents: Floats, weights: Floats) -> TiltMoments:
+        """The moments where all draws of p are worth no more than some independent ones; see `BaseLaw.ess`.
+
+        Arguments:
+            ess: how many.
+            exponents: e at draws of q, (n,).
+            weights: of them, (n,), summing to 1.
+        """
+        if math.isinf(ess):
+            return self
+        assert self.kl is not None
+        log_z = self.log_partition.value
+        of_log_z, of_kl, (of_after,) = shared_errors(ess, exponents, weights, exponents[:, None], log_partition=log_z)
+        after = self.after.widened(of_after)
+        spread = float(weights @ (exponents - after.value) ** 2)
+        worth = spread / after.standard_error**2 if after.standard_error > 0 else math.inf
+        return replace(
+            self,
+            after=after,
+            log_partition=self.log_partition.widened(of_log_z),
+            kl=self.kl.widened(of_kl),
+            ess=min(self.ess, worth),
+            details=self.details | worth_of_base(ess),
+        )
 
     def certify(self, weight: float, constant: float, guarantee: str) -> KLCertificate:
         """The certificate of the reward r(x) = λ·e(x) + c.

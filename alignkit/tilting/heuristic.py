@@ -205,7 +205,7 @@ def fit_heuristic(
     pushforward: PushforwardSession = session  # type: ignore[assignment]  # it has the methods
     count = particle_count(program.base.ambient) if particles is None else particles
     walk = NoiseWalk(pushforward, reward, weight)
-    return _Annealing(walk, count, fold_seed(seed, "heuristic"), progress).run(pushforward)
+    return _Annealing(walk, count, program.base.ess, fold_seed(seed, "heuristic"), progress).run(pushforward)
 
 
 class _Annealing:
@@ -214,12 +214,14 @@ class _Annealing:
     Arguments:
         walk: the Metropolis steps.
         count: how many particles.
+        base_ess: how many independent draws all draws of p are worth.
         seed: fixes everything.
         progress: told β in percent.
     """
 
-    def __init__(self, walk: NoiseWalk, count: int, seed: int, progress: Progress) -> None:
-        self._walk, self._count, self._seed, self._progress = walk, count, seed, progress
+    def __init__(self, walk: NoiseWalk, count: int, base_ess: float, seed: int, progress: Progress) -> None:
+        self._walk, self._count, self._base_ess = walk, count, base_ess
+        self._seed, self._progress = seed, progress
         self._resampling = IslandResampling(count, seed)
         self._share, self._size, self._stage, self._number = 0.0, 1.0, 0, 0
         self._accepted: list[float] = []
@@ -228,7 +230,7 @@ class _Annealing:
         """Carry particles from p to q."""
         noise = session.noise(self._count, seed=fold_seed(self._seed, "base"))
         current = self._walk.at(noise, "among draws of the base", self._progress)
-        before = _mean_of_base(current.exponents)
+        before = _mean_of_base(current.exponents, self._base_ess)
         forbidden = np.isneginf(current.exponents)
         if forbidden.any():
             current = self._without_forbidden(current, forbidden)
@@ -322,8 +324,10 @@ class _Annealing:
             kl=islands.divergence(means),
             stages=self._resampling.stages,
         )
-        return HeuristicTilt(self._walk, current, self._resampling.weights, self._size, moments)
+        weights = self._resampling.weights
+        moments = moments.on_shared_draws(self._base_ess, current.exponents, weights)
+        return HeuristicTilt(self._walk, current, weights, self._size, moments)
 
 
-def _mean_of_base(exponents: Floats) -> Estimate:
-    return Estimate(-math.inf) if np.isneginf(exponents).any() else Estimate.of_mean(exponents)
+def _mean_of_base(exponents: Floats, ess: float) -> Estimate:
+    return Estimate(-math.inf) if np.isneginf(exponents).any() else Estimate.of_mean(exponents, ess=ess)

@@ -140,7 +140,7 @@ def moments_by_island(
         observed = proposals.mean(kept.mean(axis=1))
         details["acceptance"] = f"{predicted:.3g} predicted, {observed} observed after a fresh move"
         details["bound"] = f"violated by {path.violations(features)} of {len(features)} draws"
-    return TiltMoments(
+    moments = TiltMoments(
         before=before,
         after=after,
         log_partition=islands.log_partition,
@@ -152,6 +152,8 @@ def moments_by_island(
         kl=islands.divergence(means),
         stages=stages,
     )
+    weights = islands.weights[:, None] * kept / kept.sum(axis=1, keepdims=True)
+    return moments.on_shared_draws(path.target.program.base.ess, exponents.ravel(), weights.ravel())
 
 
 @contextlib.contextmanager

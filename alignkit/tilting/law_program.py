@@ -102,6 +102,8 @@ class LawSolution:
         member: that law.
         gap: how far the program's value can lie above that of q, in units of reward; NaN where it is not known.
         is_solved: False where the dual has no minimiser as far as could be seen, as for moments that no law has.
+        tried: where λ was sought for a radius, every one that was looked at with the KL(q‖p) there, in order; infinite
+            where there is no such law.
     """
 
     weight: float
@@ -109,6 +111,7 @@ class LawSolution:
     member: Member
     gap: float = math.nan
     is_solved: bool = True
+    tried: tuple[tuple[float, float], ...] = ()
 
     @property
     def moments(self) -> Floats:

@@ -28,6 +28,7 @@ from alignkit.tilting.law_request import STATUSES, LawFit, LawRequest, Measured
 from alignkit.tilting.mbar import Pool
 from alignkit.tilting.radius import RadiusOutcome
 from alignkit.tilting.separation import Separation, separate_points
+from alignkit.tilting.shared_draws import shared_errors
 from alignkit.tilting.weighting import largest_share
 
 __all__ = ["ROWS", "Node", "Rounds"]
@@ -322,9 +323,10 @@ class Rounds:
         node = self._nodes[-1]
         weight = 1 / node.slopes[0] if node.slopes[0] > 0 else math.inf
         pooled = self._pool.log_partition(self._statistics @ node.slopes)
-        means = node.means()
         kl = self._pool.divergence(self._statistics @ node.slopes)
+        # Whether q has the moments wanted is asked of its own draws, whatever p they come from.
         status = self._judge(node, solution, outcome, kl)
+        pooled, kl, *means = self._with_shared_errors(node, pooled, kl)
         held = replace(
             solution,
             weight=weight,
@@ -338,12 +340,25 @@ class Rounds:
             fitted=fitted,
             solution=held,
             status=status,
-            reward_before=Estimate.of_mean(self._base[:, 0]),
+            reward_before=Estimate.of_mean(self._base[:, 0], ess=request.target.program.base.ess),
             reward_after=means[0],
-            moments=means[1:],
+            moments=tuple(means[1:]),
             kl=kl,
             details=node.fitted.moments.details | {"program over the law": request.described(held, drawn)},
         )
+
+    def _with_shared_errors(self, node: Node, log_partition: Estimate, kl: Estimate) -> tuple[Estimate, ...]:
+        """log Z, KL and the means of a node, with what is left unknown as all draws of p are worth so few."""
+        count = len(node.statistics)
+        of_log_z, of_kl, of_means = shared_errors(
+            self._request.target.program.base.ess,
+            node.statistics @ node.slopes,
+            np.full(count, 1 / count),
+            node.statistics,
+            log_partition=log_partition.value,
+        )
+        means = (mean.widened(float(error)) for mean, error in zip(node.means(), of_means, strict=True))
+        return log_partition.widened(of_log_z), kl.widened(of_kl), *means
 
     def _judge(self, node: Node, solution: LawSolution, outcome: RadiusOutcome, kl: Estimate) -> Status:
         request = self._request

@@ -15,7 +15,6 @@ exponentially in k, the sooner the stronger the reward; where little is left of 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +22,6 @@ import numpy as np
 
 from alignkit.contracts import Floats, Progress, TiltSession
 from alignkit.errors import ImproperTargetError
-from alignkit.estimates import Estimate
 from alignkit.noise import categorical, fold_seed, uniform
 from alignkit.tilting.annealed import AnnealedTilt, fit_annealed, particle_count
 from alignkit.tilting.island_tilt import Indices, IslandTilt, moments_by_island, naming
@@ -179,13 +177,9 @@ class _Pool:
         )
         moments = replace(
             moments,
-            log_partition=_widened(moments.log_partition, error),
-            kl=moments.kl and _widened(moments.kl, error),
+            log_partition=moments.log_partition.widened(error),
+            kl=moments.kl and moments.kl.widened(error),
             # Samples have the tilts in common, and nothing else.
             ess=worth,
         )
         return PooledTilt(self._path, self._session, tilts.weights, moments, coordinates=tilts.coordinates)
-
-
-def _widened(estimate: Estimate, error: float) -> Estimate:
-    return Estimate(estimate.value, math.hypot(estimate.standard_error, error))

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,34 +68,58 @@ def solve_radius(
     Returns:
         the solution; where its `is_solved` is False, the moments are out of reach.
     """
+    tried: list[tuple[float, float]] = []
+
+    def solve(weight: float, nearby: LawSolution | None) -> LawSolution:
+        multipliers = None if nearby is None else nearby.multipliers
+        found = solve_law_program(family, program, weight, multipliers)
+        divergence = found.member.divergence
+        tried.append((weight, divergence if found.is_solved and math.isfinite(divergence) else math.inf))
+        return found
+
     reward_scale = math.sqrt(max(family.at(np.zeros(family.size)).covariance[0, 0], 0.0))
     weight = start.weight if start is not None else (reward_scale or 1.0) / math.sqrt(2 * radius)
-    found = _solve(family, program, weight, start)
+    found = _sought(solve, radius, weight, start, max(_ROOT_TOLERANCE, family.precision))
+    return replace(found, solution=replace(found.solution, tried=tuple(tried)))
+
+
+def _sought(
+    solve: Callable[[float, LawSolution | None], LawSolution],
+    radius: float,
+    weight: float,
+    start: LawSolution | None,
+    tolerance: float,
+) -> RadiusSolution:
+    """The root from a λ and a solution to start from."""
+    found = solve(weight, start)
     if not found.is_solved and math.isfinite(found.member.log_partition):
         return RadiusSolution(found, RadiusOutcome.TOO_SMALL)
     above, below = found, found
     while _outside(above, radius):
         if above.weight > weight * _LARGEST_RAISE:
             return RadiusSolution(above, RadiusOutcome.TOO_SMALL)
-        below, above = above, _solve(family, program, 4 * above.weight, above)
+        below, above = above, solve(4 * above.weight, above)
     settled = 0
     for _ in range(_HALVINGS):
         if _outside(below, radius):
             break
-        above, below = below, _solve(family, program, below.weight / 2, below)
+        above, below = below, solve(below.weight / 2, below)
         change = abs(below.member.divergence - above.member.divergence)
         settled = settled + 1 if change <= _SETTLED * (1 + above.member.divergence) else 0
         if settled == 2:
             return RadiusSolution(below, RadiusOutcome.INACTIVE)
-    return _between(family, program, radius, above, below)
+    return _between(solve, radius, above, below, tolerance)
 
 
 def _between(
-    family: ExponentialFamily, program: LawProgram, radius: float, above: LawSolution, below: LawSolution
+    solve: Callable[[float, LawSolution | None], LawSolution],
+    radius: float,
+    above: LawSolution,
+    below: LawSolution,
+    tolerance: float,
 ) -> RadiusSolution:
     """The root in log λ between a λ with KL < ρ and one with KL > ρ or no law at all."""
     # By bisection, and by the secant where both ends have a divergence.
-    tolerance = max(_ROOT_TOLERANCE, family.precision)
     while above.weight - below.weight > tolerance * above.weight:
         middle = math.sqrt(above.weight * below.weight)
         high, low = below.member.divergence - radius, above.member.divergence - radius
@@ -103,17 +128,13 @@ def _between(
             # Kept off the ends, so that both of them move.
             part = min(max(part, 0.02), 0.98)
             middle = above.weight * (below.weight / above.weight) ** part
-        found = _solve(family, program, middle, above)
+        found = solve(middle, above)
         if abs(found.member.divergence - radius) <= tolerance * radius:
             return RadiusSolution(found, RadiusOutcome.REACHED)
         above, below = (above, found) if _outside(found, radius) else (found, below)
     is_critical = not math.isfinite(below.member.log_partition)
     reached = above.member.divergence >= radius * (1 - 1e-3)
     return RadiusSolution(above, RadiusOutcome.NOT_ATTAINED if is_critical and not reached else RadiusOutcome.REACHED)
-
-
-def _solve(family: ExponentialFamily, program: LawProgram, weight: float, start: LawSolution | None) -> LawSolution:
-    return solve_law_program(family, program, weight, None if start is None else start.multipliers)
 
 
 def _outside(solution: LawSolution, radius: float) -> bool:

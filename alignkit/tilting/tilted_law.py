@@ -126,10 +126,7 @@ class TiltedLaw(BaseLaw):
 
     @property
     def ess(self) -> float:
-        """How many independent draws the particles are worth, and all draws of the law together, which share them.
-
-        Infinite where there are none: means over n draws have a variance of 1/n + 1/ess of that of a draw.
-        """
+        """How many independent draws the particles are worth, infinite where there are none; see `BaseLaw.ess`."""
         return math.inf if self._certificate is None else self._certificate.ess
 
     @property

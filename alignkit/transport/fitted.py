@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from alignkit.base.law import BaseLaw
 from alignkit.certificates import TransportCertificate
 from alignkit.contracts import Floats, Progress
-from alignkit.estimates import Estimate
+from alignkit.estimates import Estimate, worth_of_base
 from alignkit.expressions import Expression
 from alignkit.noise import fold_seed
 from alignkit.transport.account import Transported
@@ -63,7 +63,7 @@ class FittedTransport:
         rows = _MOST if seconds <= 0 else min(_MOST, max(_FEWEST, int(_SECONDS / seconds * 10_000)))
         x = self.base.sample(rows, seed=fold_seed(seed, "transport certificate"), progress=progress)
         moved = self.map.apply(x, progress)
-        return certificate_of(reward, x, [Share(1.0, moved)], guarantee)
+        return certificate_of(reward, self.base, x, [Share(1.0, moved)], guarantee)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,14 @@ class Share:
     moved: Transported
 
 
-def certificate_of(reward: Expression, x: Any, shares: Sequence[Share], guarantee: str) -> TransportCertificate:
+def certificate_of(
+    reward: Expression, base: BaseLaw, x: Any, shares: Sequence[Share], guarantee: str
+) -> TransportCertificate:
     """What maps achieved on draws, by the means over which map a draw moves by.
 
     Arguments:
         reward: r, as the user wrote it, evaluated in full dimension.
+        base: the law of the draws.
         x: the draws, (n, *shape), numpy.
         shares: their probabilities add up to 1.
         guarantee: what is promised, with its source.
@@ -91,16 +94,17 @@ def certificate_of(reward: Expression, x: Any, shares: Sequence[Share], guarante
     relative = np.max([share.moved.relative_gap for share in shares], axis=0)
     after = np.sum([share.probability * scores(reward, share.moved.y) for share in shares], axis=0)
     cost = np.sum([share.probability * share.moved.cost for share in shares], axis=0)
+    work = _work(np.sum([share.moved.evaluations for share in shares], axis=0))
     return TransportCertificate(
-        reward_before=Estimate.of_mean(scores(reward, x)),
-        reward_after=Estimate.of_mean(after),
-        transport_cost=Estimate.of_mean(cost),
+        reward_before=Estimate.of_mean(scores(reward, x), ess=base.ess),
+        reward_after=Estimate.of_mean(after, ess=base.ess),
+        transport_cost=Estimate.of_mean(cost, ess=base.ess),
         gap_max=float(relative.max()),
         gap_mean=float(relative.mean()),
         rows_unfinished=int(np.any([share.moved.unfinished for share in shares], axis=0).sum()),
         rows_tied=int(np.any([share.moved.tied for share in shares], axis=0).sum()),
         guarantee=guarantee,
-        details={"rows": f"{len(x)} base draws"} | _work(np.sum([share.moved.evaluations for share in shares], axis=0)),
+        details={"rows": f"{len(x)} base draws"} | worth_of_base(base.ess) | work,
     )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alignkit.errors import AlignkitError, BackendRefusedError, InfeasibleError, UnboundedTransportError
 from alignkit.estimates import Estimate
@@ -79,14 +79,14 @@ class WeightSearch:
         cheap: at the λ of the map; at the larger λ where there are two.
         dear: at the smaller λ, where two maps are needed.
         probability: of the dearer map, 0 where there is one map.
-        evaluations: how many λ were looked at.
+        tried: every λ that was looked at with its mean cost, in order; infinite where there is no map.
     """
 
     outcome: RadiusOutcome
     cheap: Moved
     dear: Moved | None = None
     probability: float = 0.0
-    evaluations: int = 0
+    tried: tuple[tuple[float, float], ...] = ()
 
     @property
     def weight(self) -> float:
@@ -121,8 +121,22 @@ def search_weight(
         >>> round(found.weight, 6)
         2.0
     """
-    bracket = _Bracket(radius, start, negligible)
-    for evaluations in range(1, _STEPS + 1):
+    tried: list[tuple[float, float]] = []
+
+    def tell(weight: float) -> Moved:
+        try:
+            found = measure(weight)
+        except (UnboundedTransportError, BackendRefusedError):
+            tried.append((weight, math.inf))
+            raise
+        tried.append((weight, found.cost.value))
+        return found
+
+    return replace(_sought(tell, _Bracket(radius, start, negligible)), tried=tuple(tried))
+
+
+def _sought(measure: Callable[[float], Moved], bracket: _Bracket) -> WeightSearch:
+    for _ in range(_STEPS):
         weight = bracket.next()
         try:
             found = measure(weight)
@@ -130,13 +144,13 @@ def search_weight(
             bracket.refuse(weight, error)
         else:
             if bracket.is_spent(found):
-                return WeightSearch(RadiusOutcome.REACHED, found, evaluations=evaluations)
+                return WeightSearch(RadiusOutcome.REACHED, found)
             bracket.take(found)
             if bracket.is_inactive:
-                return WeightSearch(RadiusOutcome.INACTIVE, found, evaluations=evaluations)
+                return WeightSearch(RadiusOutcome.INACTIVE, found)
         if bracket.is_narrow:
             break
-    return bracket.result(evaluations)
+    return bracket.result()
 
 
 @dataclass
@@ -270,13 +284,13 @@ class _Bracket:
             ways_out=[f"A radius above {self.below.cost.value:.6g}.", "A reward that is finite everywhere."],
         )
 
-    def result(self, evaluations: int) -> WeightSearch:
+    def result(self) -> WeightSearch:
         """What a narrow bracket says."""
         above, below = self.above, self.below
         if above is None:
             raise self._out_of_reach()
         if below is not None:
-            return self._between(above, below, evaluations)
+            return self._between(above, below)
         if isinstance(self.obstacle, BackendRefusedError):
             raise self.obstacle
         if above.cost.value <= _SPENT_EXACTLY * self.radius:
@@ -285,9 +299,9 @@ class _Bracket:
                 "moves, and below it the reward outgrows λ times the cost, so that no map is the best.",
                 ways_out=["A cost that grows faster: ak.costs.SquaredEuclidean().", "A reward that is bounded above."],
             )
-        return WeightSearch(RadiusOutcome.NOT_ATTAINED, above, evaluations=evaluations)
+        return WeightSearch(RadiusOutcome.NOT_ATTAINED, above)
 
-    def _between(self, above: Moved, below: Moved, evaluations: int) -> WeightSearch:
+    def _between(self, above: Moved, below: Moved) -> WeightSearch:
         missing, excess = self.radius - above.cost.value, below.cost.value - self.radius
         nearer, off = (above, missing) if missing <= excess else (below, excess)
         # A coin for what other draws would not show is no use.
@@ -295,6 +309,6 @@ class _Bracket:
         if off <= self._slack(nearer) * self.radius or (
             off <= min(_PART_LEFT * nearer.cost.standard_error, _LEFT * self.radius) and lost <= _LOST_AT_A_DRAW
         ):
-            return WeightSearch(RadiusOutcome.REACHED, nearer, evaluations=evaluations)
+            return WeightSearch(RadiusOutcome.REACHED, nearer)
         probability = missing / (missing + excess)
-        return WeightSearch(RadiusOutcome.REACHED, above, below, probability, evaluations)
+        return WeightSearch(RadiusOutcome.REACHED, above, below, probability)

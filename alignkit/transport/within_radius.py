@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from alignkit.base.law import BaseLaw, ExactLaw
-from alignkit.certificates import RadiusCertificate, TransportCertificate
+from alignkit.certificates import RadiusCertificate, RadiusPath, TransportCertificate
 from alignkit.contracts import Floats, Progress
 from alignkit.errors import Status, UnboundedTransportError
 from alignkit.estimates import Estimate
@@ -103,7 +103,8 @@ def fit_within_radius(
         fitted = FittedTransport(base, RandomisedMap(maps[0], maps[1], search.probability, coins))
     probabilities = [1.0] if search.dear is None else [1 - search.probability, search.probability]
     shares = [Share(share, one.apply(x, progress)) for share, one in zip(probabilities, maps, strict=True)]
-    certificate = _certify(certificate_of(reward, x, shares, guarantee), search, radius, maps, shares)
+    achieved = certificate_of(reward, base, x, shares, guarantee)
+    certificate = _certify(achieved, search, radius, maps, shares, ess=base.ess)
     return certificate, _status(search.outcome, certificate, family.tolerance), fitted
 
 
@@ -124,15 +125,17 @@ def _certify(
     radius: float,
     maps: list[TransportMap],
     shares: list[Share],
+    *,
+    ess: float,
 ) -> TransportCertificate:
-    """The certificate of the maps with that of the radius."""
+    """The certificate of the maps with that of the radius, on draws of a law all of whose draws have a worth."""
 
     def bound(position: int) -> Floats:
         weight, found = maps[position].weight, shares[position].moved
         return np.asarray(weight * radius + found.objective + found.gap)
 
     # Every λ bounds the value; the least of the bounds is the best.
-    dual = min((Estimate.of_mean(bound(position)) for position in range(len(maps))), key=float)
+    dual = min((Estimate.of_mean(bound(position), ess=ess) for position in range(len(maps))), key=float)
     gap = math.inf
     if math.isfinite(dual.value):
         gap = (dual.value - certificate.reward_after.value) / max(1.0, abs(dual.value))
@@ -141,11 +144,12 @@ def _certify(
         weight=search.weight,
         dual=dual,
         gap=gap,
-        costs=tuple(Estimate.of_mean(share.moved.cost) for share in shares),
+        costs=tuple(Estimate.of_mean(share.moved.cost, ess=ess) for share in shares),
         probability=None if search.dear is None else search.probability,
+        path=RadiusPath.of(radius, search.tried),
     )
     details = certificate.details | {
-        "rows": f"{certificate.details['rows']}, those on which λ was found, by {search.evaluations} maps"
+        "rows": f"{certificate.details['rows']}, those on which λ was found, by {len(search.tried)} maps"
     }
     if search.outcome is not RadiusOutcome.REACHED:
         details["map"] = f"at λ = {search.cheap.weight:.6g}: {search.outcome.value}"

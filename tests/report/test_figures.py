@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import alignkit as ak
+from alignkit.certificates import RadiusPath
 from alignkit.report.distributions import gaps_figure, rewards_figure
 from alignkit.report.path import path_figure
 from alignkit.report.style import HIGHLIGHT
@@ -173,6 +174,43 @@ class TestPath:
         assert all(stage.ess / stage.particles == pytest.approx(0.7, abs=0.02) for stage in stages[:-1])
         assert f"smallest ESS {min(stage.ess for stage in stages):.0f}" in aligned.certificate.details["annealing"]
         assert len(aligned.plot.path().axes[1].patches) == len(stages)
+
+    @pytest.mark.parametrize(
+        ("reward", "closeness", "distance"),
+        [
+            # Under N(0, I) a tilt of g/λ costs ‖g‖²/2λ² nats.
+            (lambda x: 2.0 * x[0], ak.KL(radius=0.5), lambda weight: 2.0 / weight**2),
+            # A shift of g/λ costs ‖g‖²/2λ².
+            (lambda x: 2.0 * x[0], ak.Wasserstein(radius=0.5), lambda weight: 2.0 / weight**2),
+        ],
+        ids=["KL", "Wasserstein"],
+    )
+    def test_the_search_for_the_price_of_a_radius_is_remembered(self, reward, closeness, distance, tmp_path):
+        aligned = ak.Problem(reward(ak.Variable(2)), PLANE, closeness).solve(seed=0)
+        found = aligned.certificate.path
+        assert found.radius == 0.5 and len(found.weights) == len(found.distances) >= 1
+        np.testing.assert_allclose(found.distances, [distance(weight) for weight in found.weights], rtol=1e-5)
+        assert found.weights[-1] == pytest.approx(aligned.certificate.weight, rel=1e-6) == pytest.approx(2.0)
+        price, reached = aligned.plot.path().axes
+        np.testing.assert_array_equal(price.lines[0].get_ydata(), found.weights)
+        np.testing.assert_array_equal(reached.lines[0].get_ydata(), found.distances)
+        np.testing.assert_array_equal(reached.lines[1].get_ydata(), [0.5, 0.5])
+        assert "The search for λ" in aligned.report(tmp_path / "a.html", n=20).read_text("utf-8")
+        aligned.save(tmp_path / "a.alignkit")
+        assert ak.load(tmp_path / "a.alignkit").certificate.path == found
+
+    def test_the_search_stands_beside_the_stages(self):
+        x = ak.Variable(2)
+        problem = ak.Problem(0.2 * ak.sum_squares(x), PLANE, ak.KL(radius=0.5))
+        aligned = problem.solve(seed=0, engine="annealed")
+        price, way, reached, worth = aligned.plot.path().axes
+        assert price.get_ylabel() == "λ" and reached.get_ylabel() == "KL(q‖p), nats"
+        assert len(way.lines[0].get_xdata()) == 1 + len(worth.patches) == 1 + len(aligned.fitted.moments.stages)
+
+    def test_a_price_without_a_law_is_marked(self):
+        price, reached = path_figure((), RadiusPath(0.5, (1.0, 0.5, 0.7), (0.2, np.inf, 0.4))).axes
+        np.testing.assert_array_equal(price.lines[1].get_xydata(), [[2, 0.5]])
+        np.testing.assert_array_equal(reached.lines[0].get_xydata(), [[1, 0.2], [3, 0.4]])
 
     def test_walks_have_a_path_too(self):
         x = ak.Variable(2)

@@ -25,6 +25,8 @@ SEEN = 6.0
 STRENGTH = 4.0
 UNIT = np.full(6, 1 / math.sqrt(6))
 DRAWS = 2048
+#: A reward of draws of the tilt.
+REST = 0.5 * np.eye(6)[0]
 
 
 class ShortSighted:
@@ -283,12 +285,10 @@ class TestAsABase:
     def test_under_kl_an_affine_reward_of_a_learned_tilt_is_one_more_tilt(self, learned, calibrated, monkeypatch):
         monkeypatch.setattr(annealed, "_PARTICLES_MAX", 1024)
         x = ak.Variable((6,))
-        rest = 0.5 * np.eye(6)[0]
-        found = ak.Problem(ak.inner(rest, x), calibrated, ak.KL(weight=1.0)).solve(seed=1).certificate
-        truth = WIDE.tilt(STRENGTH * UNIT + rest).mean @ rest
-        sd = math.sqrt(rest @ TestLearnedDenoisers.TRUTH.covariance @ rest)
-        error = math.hypot(found.reward_after.standard_error, sd / math.sqrt(calibrated.ess))
-        assert abs(found.reward_after.value - truth) <= 0.05 * sd + 3 * error
+        found = ak.Problem(ak.inner(REST, x), calibrated, ak.KL(weight=1.0)).solve(seed=1).certificate
+        truth = WIDE.tilt(STRENGTH * UNIT + REST).mean @ REST
+        sd = math.sqrt(REST @ TestLearnedDenoisers.TRUTH.covariance @ REST)
+        assert abs(found.reward_after.value - truth) <= 0.05 * sd + 3 * found.reward_after.standard_error
         assert found.reward_before.value < found.reward_after.value
 
     def test_under_wasserstein_it_is_transported(self):
@@ -303,6 +303,29 @@ class TestAsABase:
             ours, theirs = getattr(found, name), getattr(truth, name)
             assert abs(ours.value - theirs.value) <= 0.02 + 4 * math.hypot(ours.standard_error, theirs.standard_error)
         assert found.gap_max <= 1e-6
+
+    @pytest.mark.parametrize(
+        ("closeness", "names"),
+        [
+            (ak.KL(weight=1.0), ("reward_before", "reward_after", "log_partition", "kl")),
+            (ak.Wasserstein(weight=1.0), ("reward_before", "reward_after")),
+        ],
+    )
+    def test_standard_errors_take_in_that_its_draws_share_particles(self, calibrated, monkeypatch, closeness, names):
+        monkeypatch.setattr(annealed, "_PARTICLES_MAX", 1024)
+        apart = tilted_law.TiltedLaw(
+            calibrated.base, calibrated.theta, particles=calibrated.particles, switch=calibrated.switch
+        )
+        reward = ak.inner(REST, ak.Variable((6,)))
+        shared, alone = (ak.Problem(reward, law, closeness).solve(seed=1).certificate for law in (calibrated, apart))
+        assert f"worth {calibrated.ess:.0f} independent ones" in str(shared) and "base law" not in str(alone)
+        before = TestLearnedDenoisers.TRUTH
+        least = REST @ before.covariance @ REST / calibrated.ess
+        for name in names:
+            error, plain = (getattr(one, name).standard_error for one in (shared, alone))
+            if name == "reward_before":
+                assert error**2 - plain**2 == pytest.approx(least, rel=0.25)
+            assert error > plain, name
 
     def test_the_tail_is_that_of_the_base(self):
         reward = ak.sum_squares(ak.Variable(BASE.shape))
