@@ -28,7 +28,7 @@ from alignkit.compiler.refusals import NO_PLAN
 from alignkit.compiler.routes import ALLOWING_HEURISTICS, ROUTES, class_of
 from alignkit.compiler.verdicts import Verdict, judge
 from alignkit.contracts import Progress, ProxSession, ProxSolver, TiltProgram, TiltSampler
-from alignkit.errors import ParameterError, Status
+from alignkit.errors import ImproperTargetError, ParameterError, Status
 from alignkit.expressions import (
     Constraint,
     Expression,
@@ -307,6 +307,7 @@ class Problem:
             ParameterError: an unknown engine, a seed out of range, or a ridge below 0 or without constraints.
             InfeasibleError: no law meets the constraints, or none within the radius; the message says whether that is
                 proved.
+            ImproperTargetError: as for `compile`; or it could not be decided there, and the fit found it so.
             IntractableError, UnboundedTransportError, BackendUnavailableError, BackendRefusedError: as for `compile`.
             NonFiniteError: the denoiser returned a NaN or an infinity.
         """
@@ -325,7 +326,10 @@ class Problem:
             if isinstance(plan.request, TiltProgram):
                 sampler = registry.require(plan.backend, "tilt_sampler")()
                 fit = partial(self._fit_law, ridge=kappa) if self._asks_of_law else self._fit_tilt
-                found = fit(plan, plan.request, sampler, engine=engine, seed=seed, progress=report)
+                try:
+                    found = fit(plan, plan.request, sampler, engine=engine, seed=seed, progress=report)
+                except ImproperTargetError as error:
+                    raise _as_explained(error, plan) from error.__cause__
                 self._last = _Solved(options, versions, plan, sampler)
             else:
                 maps = self._maps(plan, versions)
@@ -479,6 +483,16 @@ def _check_no_expectations(reward: Expression, constraints: tuple[Constraint, ..
             ],
             expression=str(reward),
         )
+
+
+def _as_explained(error: ImproperTargetError, plan: Plan) -> ImproperTargetError:
+    """That a fit found no finite normaliser, after what the plan said of it."""
+    said = (f"{warning[0].upper()}{warning[1:]}." for warning in plan.warnings)
+    return ImproperTargetError(
+        " ".join([*said, error.message]),
+        ways_out=error.ways_out,
+        expression=error.expression or str(plan.diagnosis.reward),
+    )
 
 
 def _as_reward(reward: Any, base: BaseLaw) -> Expression:

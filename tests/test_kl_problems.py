@@ -101,6 +101,24 @@ class TestRefusals:
         plan = ak.Problem(ak.square(X[0]), law, ak.KL(weight=50.0)).compile()
         assert any("tail of 'net' is unknown" in warning for warning in plan.warnings)
 
+    @pytest.mark.parametrize("rows", [1, 2])
+    def test_what_explain_could_not_decide_is_said_where_the_fit_finds_it_improper(self, rows):
+        law = ak.base.Denoiser(
+            ak.base.Gaussian([0.0, 0.0], 1.0).denoise, (2,), sigma_min=0.002, sigma_max=80.0, exact=True, tail=1.0
+        )
+        problem = ak.Problem(ak.sum_squares(ak.Variable((2,))[:rows]), law, ak.KL(weight=1.5))
+        (warning,) = problem.compile().warnings
+        assert "it is for λ > 2" in warning and warning in problem.explain()
+        with pytest.raises(ImproperTargetError) as caught:
+            problem.solve(seed=0)
+        assert warning[1:] in str(caught.value) and "Raise the weight λ." in caught.value.ways_out
+        # The tail variance is a bound: along what varies less, the same λ may do.
+        narrow = ak.base.Denoiser(
+            ak.base.Gaussian([0.0, 0.0], np.diag([0.25, 1.0])).denoise, (2,), sigma_min=0.002, sigma_max=80.0,
+            exact=True, tail=1.0,
+        )  # fmt: skip
+        ak.Problem(ak.square(ak.Variable((2,))[0]), narrow, ak.KL(weight=1.5)).solve(seed=0)
+
     def test_growth_between_linear_and_quadratic_needs_bounded_data(self):
         with pytest.raises(IntractableError) as caught:
             ak.Problem(ak.power(ak.abs(X[0]), 1.5), BASE, ak.KL(weight=1.0)).compile()

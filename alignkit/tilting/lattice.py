@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alignkit.contracts import Floats
-from alignkit.errors import ParameterError
+from alignkit.errors import ImproperTargetError, ParameterError
 from alignkit.tilting.measures import FiniteMeasure, GaussianMeasure
 
 __all__ = ["gaussian_lattice"]
@@ -18,6 +18,8 @@ _ALIASING = 1e-8
 # Tilts of a smaller share of the mixture than exp(−this) of the largest one's are left out.
 _DEPTH = 23.0
 _NODES_MAX = 60_000
+# So many rounds of climbing, and a look at whether there is a summit at all.
+_CLIMB = 32
 #: Draws that say where to begin.
 _SEEDS = 256
 
@@ -38,25 +40,35 @@ def gaussian_lattice(
 
     Raises:
         ParameterError: there would be too many tilts.
+        ImproperTargetError: their shares grow without end, as far as so many tell.
     """
     rank = measure.rank
     constant = measure.constant - 0.5 * rank * math.log(2 * math.pi) + rank * _ALIASING
     shares: dict[tuple[int, ...], float] = {}
     seeds = np.unique(np.rint(pilot[:_SEEDS] @ measure.root).astype(np.int64), axis=0)
+    rounds = 0
+
+    def share_of(steps: Floats) -> Floats:
+        tilts = steps @ measure.root.T + measure.shift
+        return np.asarray(constant - 0.5 * (steps**2).sum(axis=1) + log_partition(tilts))
+
     waiting = [tuple(seed) for seed in np.vstack([np.zeros((1, rank), dtype=np.int64), seeds]).tolist()]
     expanded: set[tuple[int, ...]] = set()
     while waiting:
         new = [node for node in dict.fromkeys(waiting) if node not in shares]
         if new:
             steps = np.array(new, dtype=np.float64).reshape(len(new), rank)
-            found = constant - 0.5 * (steps**2).sum(axis=1) + log_partition(steps @ measure.root.T + measure.shift)
-            shares.update(zip(new, found.tolist(), strict=True))
+            shares.update(zip(new, share_of(steps).tolist(), strict=True))
         if len(shares) > _NODES_MAX:
             raise ParameterError(
                 f"The quadratic reward over its weight takes more than {_NODES_MAX:,} tilts.",
                 ways_out=["Use engine='annealed', which needs none of them.", "Raise the weight λ."],
             )
-        level = max(shares.values()) - _DEPTH
+        rounds += 1
+        top = max(shares, key=shares.__getitem__)
+        if rounds % _CLIMB == 0 and top not in expanded:
+            _check_summit(np.array(top, dtype=np.float64), share_of)
+        level = shares[top] - _DEPTH
         waiting = []
         for node, share in shares.items():
             if node in expanded:
@@ -73,6 +85,18 @@ def gaussian_lattice(
         constant - 0.5 * (kept**2).sum(axis=1),
         description=f"a lattice of {len(kept)} tilts for a {measure.description}",
     )
+
+
+def _check_summit(top: Floats, share_of: Callable[[Floats], Floats]) -> None:
+    """Raise where shares grow all the way from the largest yet, (r,), to further out than a lattice may reach."""
+    doublings = max(1, math.ceil(math.log2(_NODES_MAX / np.abs(top).max())))
+    further = top * 2.0 ** np.arange(doublings + 1)[:, None]
+    if (np.diff(share_of(further)) > 0).all():
+        raise ImproperTargetError(
+            "The shares of tilts in p·exp(r/λ) keep growing as far out as was looked, so that it has no finite "
+            "normaliser as far as they tell.",
+            ways_out=["Raise the weight λ."],
+        )
 
 
 def _neighbours(node: tuple[int, ...]) -> list[tuple[int, ...]]:

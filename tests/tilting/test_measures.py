@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignkit.errors import ParameterError, ShapeError
+from alignkit.errors import ImproperTargetError, ParameterError, ShapeError
 from alignkit.tilting.lattice import gaussian_lattice
 from alignkit.tilting.measures import FiniteMeasure, GaussianMeasure, LabelsMeasure, PointMeasure, ProductMeasure
 
@@ -121,9 +121,12 @@ class TestLattices:
         np.testing.assert_allclose(lattice.log_bound(np.array([[20.0], [-20.0]])), 100.0, atol=1e-6)
 
     def test_too_many_tilts_are_refused(self):
-        # Of an improper target: shares grow without end.
-        measure = GaussianMeasure(2 * np.eye(2))
         with pytest.raises(ParameterError, match="annealed"):
+            gaussian_lattice(GaussianMeasure(np.eye(6)), lambda tilts: 0 * tilts[:, 0], np.zeros((1, 6)))
+
+    def test_shares_that_grow_without_end_are_of_no_law(self):
+        measure = GaussianMeasure(2 * np.eye(2))
+        with pytest.raises(ImproperTargetError, match="keep growing"):
             gaussian_lattice(measure, lambda tilts: 0.5 * (tilts**2).sum(axis=1), np.zeros((1, 2)))
 
 
