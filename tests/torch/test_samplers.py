@@ -232,6 +232,17 @@ class TestChoice:
         assert isinstance(bid, Bid) and bid.method.startswith("ddim on") and "20 NFE" in bid.method
         assert [paper.key for paper in bid.citations] == ["ddim_2020", "karras_2022"]
 
+    @pytest.mark.parametrize(("solver", "way_out"), [("ancestral", "sde"), ("ddim", "dpm_solver_2m")])
+    def test_plans_say_which_choices_do_not_keep_the_law(self, solver, way_out):
+        problem = ak.Problem(ak.inner(UNIT, ak.Variable(16)), known_by_denoiser(solver=solver), ak.KL(weight=1.0))
+        (line,) = [line for line in problem.explain().splitlines() if "too narrow" in line]
+        assert f"chosen: {solver}" in line and f"solver='{way_out}' keeps the law" in line
+
+    @pytest.mark.parametrize("solver", [None, "dpm_solver_2m", "heun", "sde"])
+    def test_of_those_that_keep_it_there_is_nothing_to_say(self, solver):
+        problem = ak.Problem(ak.inner(UNIT, ak.Variable(16)), known_by_denoiser(solver=solver), ak.KL(weight=1.0))
+        assert "too narrow" not in problem.explain()
+
     def test_every_solver_has_a_paper(self):
         assert tilt_sampler._PAPERS.keys() == SOLVERS.keys()
 
