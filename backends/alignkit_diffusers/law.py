@@ -13,7 +13,7 @@ from alignkit.base import Denoiser
 from alignkit.base.law import Tail
 from alignkit.errors import AlignkitError, NonFiniteError, ParameterError, ShapeError
 from alignkit.noise import normal
-from alignkit_diffusers.conditioning import conditioned
+from alignkit_diffusers.conditioning import ConditionedNetwork, conditioned
 from alignkit_diffusers.latents import LinearisedDecoder, pictures_of
 from alignkit_diffusers.loading import Parts, parts_of
 from alignkit_diffusers.network_denoiser import NetworkDenoiser, called_on
@@ -39,12 +39,14 @@ class DiffusersLaw(Denoiser):
         scheduler: the user's own scheduler, unchanged.
         pipeline: the pipeline they are from, or None.
         parametrisation: what the network is given, told and predicts.
+        answer: the network with its prompt or label settled.
     """
 
     network: Any
     scheduler: Any
     pipeline: Any
     parametrisation: Parametrisation
+    answer: ConditionedNetwork
 
     def decode(self, latents: Any) -> Any:
         """Pictures (n, C, H, W) in [−1, 1] of a latent model's draws (n, c, h, w); see `LatentPictures.decode`."""
@@ -113,7 +115,7 @@ def from_diffusers(
         name=parts.name if name is None else name,
     )
     law.network, law.scheduler, law.pipeline = parts.network, parts.scheduler, parts.pipeline
-    law.parametrisation = parametrisation
+    law.parametrisation, law.answer = parametrisation, answer
     # A compiled network would be compiled once more to be watched.
     plain = replace(denoise, answer=replace(answer, network=original_module(answer.network)))
     measured = _tried(plain, law)

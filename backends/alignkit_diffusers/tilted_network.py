@@ -16,6 +16,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput as _Outpu
 from torch import Tensor, nn
 
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
+from alignkit_diffusers.fitted_condition import FittedCondition
 from alignkit_diffusers.networks import (
     config_of,
     original_module,
@@ -40,12 +41,14 @@ class Tilt:
         switch: from this σ on the particles answer; infinite where there are none.
         particles: draws of the tilted law as a law with a `denoise` of its own, or None.
         exact: whether the network is an exact posterior mean.
+        condition: what the particles were fitted under; None where there are none.
     """
 
     theta: Tensor
     switch: float = math.inf
     particles: Any = None
     exact: bool = False
+    condition: FittedCondition | None = None
 
 
 def drop_in(network: Any, tilt: Tilt, scheduler: Callable[[], Any]) -> nn.Module:
@@ -112,6 +115,8 @@ class _TiltedAnswer:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(self.names, args, strict=False)) | kwargs
+        if self.tilt.condition is not None:
+            self.tilt.condition.check(given, self.name)
         sample: Tensor = given[self.sample_name]
         theta = self._theta(sample)
         scheduler = self.scheduler()

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 import alignkit as ak
 from alignkit.base.law import BaseLaw, finite_array
 from alignkit.errors import ParameterError, ShapeError
+from alignkit_diffusers.fitted_condition import FittedCondition
 from alignkit_diffusers.law import from_diffusers
 from alignkit_diffusers.loading import Parts, parts_of
 from alignkit_diffusers.networks import original_module, own_shape
@@ -59,7 +60,7 @@ def tilted_pipeline(
         particles: how many draws the calibration carries; see `ak.tilt`.
         exact: promises that the network is the exact posterior mean, so that nothing needs calibration.
         conditioning: options of `from_diffusers` for the calibration, such as `prompt` and `guidance_scale`; call the
-            pipeline with the same. diffusers leaves guidance off at 1 and below.
+            pipeline with the same, since it warns under another. diffusers leaves guidance off at 1 and below.
 
     Returns:
         the pipeline.
@@ -68,6 +69,9 @@ def tilted_pipeline(
         ParameterError: no pipeline, one whose scheduler or network cannot be mapped, or options that contradict.
         ShapeError: θ is not of a draw's shape.
         NonFiniteError: θ holds a NaN; when the pipeline is called, a network's output is not finite.
+
+    Warns:
+        CalibrationWarning: as for `ak.tilt`; or the pipeline is called under another condition than was calibrated.
 
     Example:
         >>> tilted = ak.tilted_pipeline(pipeline, 2 * direction, seed=0)  # doctest: +SKIP
@@ -130,7 +134,13 @@ def _tilt_of(law: Any, parts: Parts) -> Tilt:
             f"{law!r} is a tilt of another network than that of this {parts.name}.",
             ways_out=["Pass the pipeline that the base law was made of: law.base.pipeline."],
         )
-    return Tilt(torch.tensor(law.theta, dtype=torch.float64).reshape(law.shape), law.switch, law.particles, law.exact)
+    return Tilt(
+        torch.tensor(law.theta, dtype=torch.float64).reshape(law.shape),
+        law.switch,
+        law.particles,
+        law.exact,
+        None if law.particles is None else FittedCondition(law.base.answer),
+    )
 
 
 def _numbers(theta: Any) -> Any:
