@@ -35,7 +35,8 @@ class Denoiser(BaseLaw):
 
     Arguments:
         denoise: a torch callable `(x (n, *shape), level (n,)) → (n, *shape)`; called without gradients, on the device
-            the sampler runs on.
+            the sampler runs on. What it gives for a row may not depend on the rows beside it: before it first draws,
+            a sampler tries two rows of unlike level.
         shape: the shape of one draw.
         sigma_min, sigma_max: the noise levels the model was trained between, in units of x.
         prediction: what the callable returns: "x0" (the denoised x), "epsilon", "score", "v" or "velocity".
@@ -126,6 +127,22 @@ class Denoiser(BaseLaw):
         """E[x₀ | x_σ = x] as the network has it, in x's dtype and on its device; see `BaseLaw.denoise`.
 
         Raises:
+            ShapeError, ParameterError: as `predict` does.
+        """
+        denoised = self.convention.denoised(self.predict(x, sigma), x, sigma)
+        # The array's own method: that of its namespace would send the ends to the device each time.
+        return denoised if self.data_range is None else denoised.clip(*self.data_range)
+
+    def predict(self, x: Any, sigma: Any) -> Any:
+        """What the network returns, in x's dtype and on its device.
+
+        Arguments:
+            x, sigma: as for `denoise`, in whatever coordinates the network is called.
+
+        Returns:
+            (n, *shape), of x's kind; what it means is said by `prediction`.
+
+        Raises:
             ShapeError: the callable returned another shape than it was given.
             ParameterError: it returned no tensor of floating numbers.
         """
@@ -138,11 +155,7 @@ class Denoiser(BaseLaw):
                     f"The denoiser {self.name!r} returned {output.dtype}, and a prediction is of floating numbers."
                 )
             output = xp.astype(output, x.dtype)
-        if output.device != x.device:
-            output = array_api_compat.to_device(output, x.device)
-        denoised = self.convention.denoised(output, x, sigma)
-        # The array's own method: that of its namespace would send the ends to the device each time.
-        return denoised if self.data_range is None else denoised.clip(*self.data_range)
+        return output if output.device == x.device else array_api_compat.to_device(output, x.device)
 
     def _check(self, output: Any, x: Any) -> None:
         if not (hasattr(output, "shape") and hasattr(output, "dtype")):

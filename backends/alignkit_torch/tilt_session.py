@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignkit.base import BaseLaw
+from alignkit.base import BaseLaw, Denoiser
 from alignkit.contracts import Progress
 from alignkit.errors import NonFiniteError
 from alignkit.noise import normal
 from alignkit_torch.devices import device_named, free_memory, rows_that_fit
+from alignkit_torch.row_trial import try_rows
 from alignkit_torch.solvers import StepNoise, solve_flow, solver_named, step_noise
 from alignkit_torch.tilt_sampler import DETERMINISTIC, chosen_solver, denoiser_calls
 
@@ -59,6 +60,8 @@ class TorchTiltSession:
         #: Called after every evaluation while somebody waits for rows.
         self._told: Callable[[], None] | None = None
         self._directions = self._tensor(directions)
+        if isinstance(base, Denoiser):
+            self.evaluations += try_rows(base, self._directions) * base.evaluations_per_denoise
         self._base_mean = self._denoise(torch.zeros_like(self._directions[:1]), base.sigma_max)
 
     def _tensor(self, values: Floats) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DiTPipeline, EulerDiscreteScheduler
 
 import alignkit as ak
-from alignkit.errors import ParameterError, ShapeError
+from alignkit.errors import CalibrationWarning, ParameterError, ShapeError
 from alignkit.tilting.tilted_law import TiltedLaw
 from alignkit_diffusers.tilted_pipeline import tilted_pipeline
 from tests.diffusers.pipelines import TextPipeline
@@ -45,8 +46,8 @@ def test_a_base_law_of_latents_with_a_prompt(dtype: torch.dtype, guidance: float
     rows = Rows(pipeline.unet)
     latents = law.sample(3, seed=1)
     assert latents.shape == (3, *LATENT) and np.isfinite(latents).all()
-    # Beside the steps, samplers ask of one row where to start.
-    assert rows.seen == [times] + [3 * times] * 5
+    # Beside the steps, samplers ask for a row alone and two together, and of one row where to start.
+    assert rows.seen == [times, 2 * times, times] + [3 * times] * 5
     pictures = law.decode(latents)
     assert pictures.shape == (3, 3, 16, 16) and np.abs(pictures).max() <= 1
     assert law.encode(pictures).shape == latents.shape
@@ -130,13 +131,51 @@ def test_particles_speak_for_both_sides_of_guidance() -> None:
     assert nearest.max() < np.linalg.norm(draws.reshape(32, -1) - draws.reshape(32, -1).mean(axis=0), axis=1).mean()
 
 
+def with_particles(pipeline: Any, **conditioning: Any) -> Any:
+    """A tilted pipeline whose particles were drawn under a condition."""
+    base = ak.base.from_diffusers(pipeline, **conditioning)
+    particles = ak.base.Empirical(np.random.default_rng(1).normal(size=(32, *LATENT)))
+    return ak.tilted_pipeline(pipeline, TiltedLaw(base, THETA, particles=particles, switch=1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_another_prompt_than_that_of_the_particles_warns_once_a_call(dtype: torch.dtype) -> None:
+    tilted = with_particles(text_pipeline(dtype), **PROMPT)
+    options: dict[str, Any] = {"num_images_per_prompt": 2, "num_inference_steps": 4, "output_type": "latent"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tilted(**PROMPT, **options)
+        tilted("a cat", guidance_scale=1.0, **options)
+    for _ in range(2):
+        with pytest.warns(CalibrationWarning, match=r"another encoder_hidden_states.*prompt=") as caught:
+            tilted("a dog", guidance_scale=4.0, **options)
+        assert len(caught) == 1
+    unguided = with_particles(text_pipeline(dtype), prompt="a cat")
+    with pytest.warns(CalibrationWarning, match="another encoder_hidden_states"):
+        unguided(**PROMPT, **options)
+    # Without particles the network alone answers, under whatever condition it is told.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tilted_pipeline(text_pipeline(dtype), THETA, calibrate=False)("a dog", **options)
+
+
+def test_another_label_than_that_of_the_particles_warns() -> None:
+    tilted = with_particles(class_pipeline(), class_labels=7, guidance_scale=3.0)
+    options: dict[str, Any] = {"guidance_scale": 3.0, "num_inference_steps": 2, "output_type": "np"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CalibrationWarning)
+        tilted(class_labels=[7, 7], **options)
+    with pytest.warns(CalibrationWarning, match="another class_labels"):
+        tilted(class_labels=[7, 8], **options)
+
+
 def test_dit_with_labels_guidance_and_a_tilt_for_each_image() -> None:
     pipeline = class_pipeline()
     law = ak.base.from_diffusers(pipeline, class_labels=7, guidance_scale=3.0, nfe=3)
     assert law.shape == LATENT and law.evaluations_per_denoise == 2
     rows = Rows(pipeline.transformer)
     assert law.decode(law.sample(2, seed=0)).shape == (2, 3, 16, 16)
-    assert rows.seen == [2] + [4] * 3
+    assert rows.seen == [2, 4, 2] + [4] * 3
     thetas = np.stack([THETA, -THETA])
     both = tilted_pipeline(pipeline, thetas, calibrate=False)
     options: dict[str, Any] = {"class_labels": [7, 8], "guidance_scale": 3.0, "num_inference_steps": 4}
