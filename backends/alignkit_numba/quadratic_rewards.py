@@ -17,7 +17,9 @@ _LARGEST_DIMENSION = 64
 def dominated_quadratic(problem: ProxProblem) -> Quadratic | None:
     """f where it is a quadratic of few coordinates, which λ dominates; else None."""
     parts = split(problem.nonlinear)
-    if parts.terms or parts.dimension > _LARGEST_DIMENSION or not parts.is_dominated_by(problem.weight):
+    if parts.terms or parts.dimension > _LARGEST_DIMENSION or not parts.has_small_hessian:
+        return None
+    if not parts.is_dominated_by(problem.weight):
         return None
     return parts.quadratic if np.isfinite(parts.quadratic.matrix).all() else None
 

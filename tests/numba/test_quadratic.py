@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.sparse.linalg import aslinearoperator
 
 import alignkit as ak
-from alignkit.contracts import Bid, Guarantee, ProxProblem
+from alignkit.contracts import Bid, Guarantee, ProxProblem, Refusal
+from alignkit.expressions import splitting
 from alignkit_numba.prox import NumbaProxSolver
 
 
@@ -96,3 +98,12 @@ def test_sessions_follow_parameters_and_weights():
     assert not session.update(ProxProblem(ak.sum_squares(w), 2.0, 3, 10))
     assert not session.update(ProxProblem(reward, 2.0, 3, 10, device="cuda"))
     np.testing.assert_allclose(session.solve(points).maximiser, 14.0 / 8.0)
+
+
+def test_a_quadratic_whose_hessian_is_too_dear_to_form_has_no_closed_form(monkeypatch):
+    operator = aslinearoperator(np.random.default_rng(6).standard_normal((5, 2)))
+    problem = ProxProblem(-ak.sum_squares(ak.linear_map(operator, ak.Variable(2))), 1.0, 2, 10)
+    assert NumbaProxSolver().bid(problem).guarantee is Guarantee.EXACT
+    monkeypatch.setattr(splitting, "_LARGEST_DENSE", 8)
+    answer = NumbaProxSolver().bid(problem)
+    assert isinstance(answer, Refusal) and "Hessian" in answer.reason
