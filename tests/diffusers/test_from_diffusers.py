@@ -281,8 +281,8 @@ class TestEndToEnd:
         law = ak.base.from_diffusers(network, DDPM, exact=True, solver="heun", nfe=11)
         network.calls = network.rows = 0
         law.sample(5, seed=0)
-        # One more row finds the base's own mean at σ_max.
-        assert network.rows == 5 * 11 + 1
+        # A row alone, two together, and one that finds the base's own mean at σ_max.
+        assert network.rows == 5 * 11 + 1 + 2 + 1
         assert (law.solver, law.nfe) == ("heun", 11)
 
 
