@@ -1,4 +1,7 @@
-"""The OTT backend: translation-invariant costs of OTT-JAX, proximal maps in jax, and distances between samples."""
+"""The OTT backend: translation-invariant costs of OTT-JAX, proximal maps in jax, and distances between samples.
+
+Transport maps as functions that jax differentiates are here too; they take any backend's solver.
+"""
 
 from alignkit.registry import Manifest
 

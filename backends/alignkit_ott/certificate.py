@@ -44,7 +44,7 @@ def account(
         value: f(v + Rδ), (n,).
         slope: ∇f there, (n, k).
         strength: μ, by which the objective is strongly concave under half the squared distance.
-        is_concave: whether there is a bound at all.
+        is_concave: whether f − λ·h is proved concave; there is no bound otherwise.
     """
     if problem.displacement is None:
         found = _under_squared_distance(problem.weight, displacement, value, slope, strength)

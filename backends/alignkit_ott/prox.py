@@ -38,9 +38,11 @@ _QUASI_NEWTON = Citation(
 class OttProxSolver:
     """Proximal maps by jax in float64, all rows of a chunk in one compiled loop, on any device that jax has.
 
-    Where f − λ·h is concave and f differentiable, every row gets a rigorous gap from its gradient. Elsewhere every row
-    is started many times, and the answer has no bound. Costs: half the squared distance and powers above 1 of ℓ_p norms
-    by L-BFGS; elastic nets and OTT's regularised costs by proximal gradients.
+    Where f is differentiable and proved concave, or f − λ·h is under half the squared distance, every row gets a
+    rigorous gap from its gradient; with a kink in f such problems are refused. Elsewhere every row is started many
+    times, and the answer has no bound. Costs: half the squared distance, powers above 1 of ℓ_p norms with 1 < p < ∞
+    and OTT's costs that bring a Legendre transform, by L-BFGS; for concave f alone, elastic nets and OTT's regularised
+    costs, by proximal gradients.
 
     Example:
         ```python

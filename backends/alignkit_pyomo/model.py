@@ -19,7 +19,7 @@ class Relation:
     """output ≤ φ(inputs), output ≥ φ(inputs), or both.
 
     Arguments:
-        kind: which φ, a key of `alignkit_pyomo.scip.FUNCTIONS`.
+        kind: which φ: "arctan", "log_sum_exp", "square over", or a key of `alignkit_pyomo.scip.FUNCTIONS`.
         inputs: columns.
         output: a column.
         numbers: what φ takes beside its inputs.
