@@ -28,7 +28,8 @@ _HIGHS = Citation(
     venue="Mathematical Programming Computation 10(1), 119–142",
     kind="article",
 )
-#: Predictions are off by a factor of five either way: what is predicted to miss its time limit by more is refused.
+#: Predictions are right up to a factor of three where rows come to an end, and many rows take less than their mean:
+#: what is predicted to miss its time limit by more than this is refused.
 _OVERRUN = 10.0
 
 
