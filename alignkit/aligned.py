@@ -20,6 +20,7 @@ from alignkit.compiler.plan import Plan
 from alignkit.errors import BackendUnavailableError, NotDifferentiableError, ParameterError, StaleFitError, Status
 from alignkit.estimates import Estimate
 from alignkit.expressions import Parameter
+from alignkit.expressions.arrays import to_numpy
 from alignkit.noise import checked_seed
 from alignkit.registry import Manifest
 from alignkit.report.plots import Plots
@@ -364,7 +365,7 @@ def _engines_with_layers(manifest: Manifest | None) -> tuple[str, ...]:
 def _as_kind(x: Any, like: Any) -> Any:
     """An engine's array as numpy, or as the kind, dtype and device of `like`."""
     if array_api_compat.is_torch_array(x) and not array_api_compat.is_torch_array(like):
-        x = x.cpu().numpy()
+        x = to_numpy(x)
     if like is None:
         return np.asarray(x)
     try:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.expressions import Expression
-from alignkit.expressions.arrays import is_operator, is_sparse
+from alignkit.expressions.arrays import is_operator, is_sparse, to_numpy
 from alignkit.expressions.expression import topological
 from alignkit.saving.container import bytes_of
 
@@ -112,7 +112,7 @@ class Writer:
         if found is Ellipsis:
             return {"ellipsis": True}
         if array_api_compat.is_torch_array(found):
-            found = found.detach().cpu().numpy()
+            found = to_numpy(found)
         if isinstance(found, np.ndarray):
             return self._array(found)
         if is_sparse(found):

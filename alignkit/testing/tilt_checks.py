@@ -24,6 +24,7 @@ from alignkit.contracts import (
     TiltSampler,
     TiltSession,
 )
+from alignkit.expressions.arrays import to_numpy
 from alignkit.testing.conformance import (
     Breach,
     Check,
@@ -271,20 +272,11 @@ def _where_taken(
     return answer.reason if isinstance(answer, Refusal) else examine(bench, example)
 
 
-def _host(x: Any) -> Floats:
-    """An engine's array as float64 on the host."""
-    if array_api_compat.is_torch_array(x):
-        x = x.detach()
-    if not array_api_compat.is_jax_array(x):
-        x = array_api_compat.to_device(x, "cpu")
-    return np.asarray(x, dtype=np.float64)
-
-
 def _flat(x: Any, rows: int, example: TiltExample) -> Floats:
     """Draws on the host, (n, d), refused unless they have the law's shape and are finite."""
     wanted = (rows, *example.base.shape)
     expect(tuple(x.shape) == wanted, f"draws have shape {tuple(x.shape)}, not {wanted}")
-    values = _host(x).reshape(rows, example.base.ambient)
+    values = to_numpy(x).astype(np.float64).reshape(rows, example.base.ambient)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise Breach(f"row {int(np.argmax(bad))} of the draws is not finite")

@@ -26,6 +26,7 @@ from alignkit.contracts import Floats, Progress, PushforwardSession, TiltProgram
 from alignkit.errors import BackendRefusedError, NonFiniteError, ParameterError, ShapeError
 from alignkit.estimates import Estimate
 from alignkit.expressions import Expression
+from alignkit.expressions.arrays import to_numpy
 from alignkit.noise import categorical, fold_seed, uniform
 from alignkit.tilting.annealed import particle_count
 from alignkit.tilting.fitted import TiltMoments
@@ -159,9 +160,7 @@ def values_on_host(reward: Expression) -> Reward:
     """r of draws in the engine's own arrays, (n, *shape) to (n,), as float64 on the host."""
 
     def score(x: Any) -> Floats:
-        values = reward.value(x)
-        found = values.cpu().numpy() if array_api_compat.is_torch_array(values) else np.asarray(values)
-        return found.astype(np.float64).reshape(-1)
+        return to_numpy(reward.value(x)).astype(np.float64).reshape(-1)
 
     return score
 

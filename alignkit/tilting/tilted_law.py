@@ -32,6 +32,7 @@ from alignkit.base.law import BaseLaw, ExactLaw, checked_count, finite_array
 from alignkit.certificates import Calibration, KLCertificate
 from alignkit.contracts import Bid, Floats, Guarantee, Progress, Refusal, TiltProgram, TiltSampler
 from alignkit.errors import BackendUnavailableError, CalibrationWarning, ParameterError, ShapeError
+from alignkit.expressions.arrays import to_numpy
 from alignkit.noise import checked_seed
 from alignkit.tilting.annealed import AnnealedTilt, fit_annealed
 from alignkit.tilting.islands import check_particles
@@ -318,7 +319,7 @@ def tilted_pipeline(pipeline: Any, theta: Any, **options: Any) -> Any:
 def _checked_theta(theta: ArrayLike, base: BaseLaw) -> Floats:
     """θ of the law's own shape."""
     if array_api_compat.is_torch_array(theta):
-        theta = theta.detach().cpu().numpy()
+        theta = to_numpy(theta)
     values = finite_array(theta, "the tilt θ")
     if values.shape not in {base.shape, (base.ambient,)}:
         raise ShapeError(
@@ -374,10 +375,8 @@ def _kept(fitted: AnnealedTilt, base: BaseLaw) -> Empirical:
     # Particles of one ancestor lie side by side, so every s-th stands for all of them.
     stride = -(-count // most)
     chosen = np.arange(0, count, stride)
-    rows = fitted.session.take(fitted.particles, chosen)
-    if array_api_compat.is_torch_array(rows):
-        rows = rows.cpu().numpy()
-    return Empirical(np.asarray(rows), weights=fitted.weights[chosen], name=f"particles of {base.name}")
+    rows = to_numpy(fitted.session.take(fitted.particles, chosen))
+    return Empirical(rows, weights=fitted.weights[chosen], name=f"particles of {base.name}")
 
 
 def _distrust(law: TiltedLaw) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from alignkit import registry
 from alignkit.contracts import Floats
 from alignkit.errors import NonFiniteError, ParameterError, ShapeError
+from alignkit.expressions.arrays import to_numpy
 
 __all__ = ["wasserstein_distance"]
 
@@ -59,7 +60,7 @@ def wasserstein_distance(x: Any, y: Any, *, epsilon: float | None = None) -> flo
 
 
 def _rows(sample: Any, name: str) -> Floats:
-    found = np.asarray(sample.detach().cpu() if hasattr(sample, "detach") else sample, dtype=np.float64)
+    found = np.asarray(to_numpy(sample), dtype=np.float64)
     if found.ndim < 1 or found.shape[0] == 0 or found.size == 0:
         raise ShapeError(
             f"{name} is a sample of rows, (rows, *shape), and has shape {found.shape}.", ways_out=["At least one row."]

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from alignkit.contracts import Floats, RowPasses, SparseRows
+from alignkit.expressions.arrays import to_numpy
 from alignkit.transport.lifting import Lift
 
 __all__ = ["CompiledRows", "DeviceRows", "Factors", "HostRows", "Rows"]
@@ -264,15 +265,15 @@ class DeviceRows:
             wide = xp.astype(self._x[block, :], xp.float64)
             with np.errstate(over="ignore", invalid="ignore"):
                 if lift.offset.size:
-                    points[local] = _to_host(lift.subspace.project(wide) if self._down is None else wide @ self._down)
+                    points[local] = to_numpy(lift.subspace.project(wide) if self._down is None else wide @ self._down)
                 if self._linear is not None:
-                    earned[local] = _to_host(wide @ self._linear)
-                sums[local] = _to_host(xp.sum(wide, axis=1))
+                    earned[local] = to_numpy(wide @ self._linear)
+                sums[local] = to_numpy(xp.sum(wide, axis=1))
         points += lift.offset
         bad = np.flatnonzero(~np.isfinite(sums))
         if bad.size:  # a sum of large numbers may overflow
             chosen = self._x[part, :][xp.asarray(bad, device=self._device), :]
-            bad = bad[~_to_host(xp.all(xp.isfinite(chosen), axis=1))]
+            bad = bad[~to_numpy(xp.all(xp.isfinite(chosen), axis=1))]
         return points, earned, bad
 
     def write(self, part: slice, step: Floats | SparseRows | None, kept: NDArray[np.int64]) -> None:
@@ -294,7 +295,3 @@ class DeviceRows:
             self._y[block, :] = xp.astype(moved, self._y.dtype)
         if kept.size:
             self._y[places, :] = held
-
-
-def _to_host(array: Any) -> NDArray[Any]:
-    return array.cpu().numpy() if is_torch_array(array) else np.asarray(array)
