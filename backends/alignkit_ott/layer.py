@@ -11,6 +11,7 @@ import numpy as np
 
 from alignkit.contracts import Floats
 from alignkit.transport.derivatives import HostMap, MovedRows
+from alignkit_ott.devices import float64_on
 
 __all__ = ["JaxAutodiff", "JaxLayers"]
 
@@ -20,7 +21,7 @@ class JaxAutodiff:
 
     def curvature(self, function: Callable[[Any], Any], points: Floats) -> tuple[Floats, Floats, Floats]:
         """Value, gradient and Hessian of a function of rows; see `alignkit.transport.derivatives.Autodiff`."""
-        with jax.enable_x64(True):
+        with float64_on():
             rows = jnp.asarray(points)
             slope = jax.grad(lambda rows: function(rows).sum())
             gradient, change = jax.linearize(slope, rows)
@@ -36,7 +37,7 @@ class JaxAutodiff:
         parameters: Sequence[Floats],
     ) -> tuple[Floats, ...]:
         """∂_p d/dε Σ function(points + ε·directions, *parameters); see `alignkit.transport.derivatives.Autodiff`."""
-        with jax.enable_x64(True):
+        with float64_on():
             moving, steps = (tuple(jnp.asarray(one) for one in given) for given in (points, directions))
 
             def along(fixed: tuple[Any, ...]) -> Any:
