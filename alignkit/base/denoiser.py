@@ -112,6 +112,8 @@ class Denoiser(BaseLaw):
         self.row_bytes = None if row_bytes is None else _positive_integer(row_bytes, "row_bytes")
         self.evaluations_per_denoise = _positive_integer(evaluations_per_denoise, "evaluations_per_denoise")
         self.name = name
+        #: Whether a sampler found that two rows do not depend on each other; it is not asked again.
+        self.was_tried = False
 
     @property
     def prediction(self) -> Prediction:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from weakref import WeakSet
 
 import torch
 
@@ -15,8 +14,6 @@ __all__ = ["try_rows"]
 
 # Rounding differs from batch to batch, in bfloat16 by some per cent; of a row at another's σ most is another.
 _DIFFERENT = 0.1
-
-_tried: WeakSet[Denoiser] = WeakSet()
 
 
 @torch.no_grad()
@@ -33,7 +30,7 @@ def try_rows(law: Denoiser, like: torch.Tensor) -> int:
     Raises:
         ShapeError: it takes one row but not two, or a row's answer depends on what else is in the batch.
     """
-    if law in _tried:
+    if law.was_tried:
         return 0
     # Under a level far above its own a row is denoised to something else, whatever the network predicts.
     levels = like.new_tensor([law.sigma_max, math.sqrt(law.sigma_min * law.sigma_max)])
@@ -55,7 +52,7 @@ def try_rows(law: Denoiser, like: torch.Tensor) -> int:
             "answers otherwise for a row alone than beside another row, at another noise level.",
             "Put the network in evaluation mode: dropout, and batch normalisation, which ties rows together.",
         )
-    _tried.add(law)
+    law.was_tried = True
     return 3
 
 
