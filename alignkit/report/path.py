@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.certificates import RadiusPath
-from alignkit.report.style import AFTER, BEFORE, HIGHLIGHT, QUIET, RULE, axis_labels, new_figure, title
+from alignkit.report.style import AFTER, BEFORE, HIGHLIGHT, QUIET, axis_labels, new_figure, title
 from alignkit.tilting.fitted import AnnealingStage
 
 __all__ = ["path_figure"]
@@ -42,6 +42,8 @@ def path_figure(
 
 
 def _draw_search(axes: Any, sought: RadiusPath, distance: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     price, reached = axes
     numbers, weights = np.arange(1, len(sought.weights) + 1), np.array(sought.weights)
     distances = np.array(sought.distances)
@@ -58,7 +60,10 @@ def _draw_search(axes: Any, sought: RadiusPath, distance: str) -> None:
     title(reached, "How far the best law is from the base law at each")
     axis_labels(reached, "λ looked at, in order", distance)
     for one in axes:
-        one.tick_params(which="both", colors=RULE, labelcolor=QUIET, labelsize=9)
+        # As numbers: exponents would be too small to read on a telephone.
+        one.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        one.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        one.yaxis.set_minor_formatter(NullFormatter())
     _whole_numbers(reached, 0.4, len(numbers))
 
 
