@@ -198,19 +198,19 @@ class ProximalForm:
         )
 
     @cached_property
-    def _root(self) -> float:
+    def root(self) -> float:
         """√λ."""
         return math.sqrt(self.weight)
 
     @cached_property
     def _shift(self) -> Floats | None:
         """h/√λ; None where it is 0."""
-        return self.vector / self._root if self.vector.any() else None
+        return self.vector / self.root if self.vector.any() else None
 
     def centres(self, points: Floats) -> Floats:
         """c of rows v, (n, k) to (n, k)."""
         if self.factor is None:
-            centres = points * self._root
+            centres = points * self.root
             # Adding one short row to many costs more than all the rest.
             return np.asarray(centres if self._shift is None else centres + self._shift)
         from scipy.linalg import solve_triangular
@@ -221,7 +221,7 @@ class ProximalForm:
     def maximisers(self, solutions: Floats) -> Floats:
         """z of rows y, (n, k) to (n, k)."""
         if self.factor is None:
-            return np.asarray(solutions / self._root)
+            return np.asarray(solutions / self.root)
         from scipy.linalg import solve_triangular
 
         return np.asarray(solve_triangular(self.factor, solutions.T, lower=True, trans="T").T)

@@ -5,7 +5,6 @@ Recognition is numpy's work, so that a bid costs no import of numba.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -145,7 +144,7 @@ class _Opened:
         form: the problem in canonical form.
         kernel: solves rows of it.
         begin, settle: those of `accounting`, imported with the engine.
-        root, shift: √λ and h/√λ.
+        shift: h/√λ.
         ones: the scales of rows of one λ, as many as are solved at a time.
         weight: λ, (1,).
         hessian: H of the quadratic summands; without rows where there are none.
@@ -157,7 +156,6 @@ class _Opened:
     kernel: Kernel
     begin: Callable[..., None]
     settle: Callable[..., float]
-    root: float
     shift: Floats
     ones: Floats
     weight: Floats
@@ -174,14 +172,12 @@ class _Opened:
         hessian = np.zeros((0, 0)) if form.factor is None else split(problem.nonlinear).quadratic.matrix
         kernel, weight = method_of(form).prepare(form), np.array([form.weight])
         ones = np.ones(_rows_at_a_time(form.dimension))
-        root = math.sqrt(form.weight)
         return _Opened(
             form,
             kernel,
             begin,
             settle,
-            root,
-            form.vector / root,
+            form.vector / form.root,
             ones,
             weight,
             np.ascontiguousarray(hessian),
@@ -273,7 +269,7 @@ class NumbaSession:
             scales = form.weight / weights
             least = min(1.0, float(scales.min(initial=1.0)))
         if weights is None and form.factor is None:
-            centres, maximiser, root = np.empty_like(points), np.empty_like(points), opened.root
+            centres, maximiser, root = np.empty_like(points), np.empty_like(points), form.root
             opened.begin(points, root, opened.shift, centres)
             solved = opened.kernel(centres, scales, least, tolerance)
             gap = solved.gap
@@ -285,7 +281,7 @@ class NumbaSession:
                 else:
                     # (λᵢ/2)‖z − v‖² − ⟨h, z⟩ + φ is λᵢ/λ times ½‖y − c‖² + (λ/λᵢ)φ, c = √λ(v + h/λᵢ), but for a
                     # constant.
-                    centres = opened.root * (points + form.vector / weights[:, None])
+                    centres = form.root * (points + form.vector / weights[:, None])
                 centres = np.ascontiguousarray(centres)
                 solved = opened.kernel(centres, scales, least, tolerance)
                 maximiser, root = np.ascontiguousarray(form.maximisers(solved.solutions)), 0.0

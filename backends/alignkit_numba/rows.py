@@ -155,10 +155,9 @@ def _write(x, steps, directions, y):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _write_past_caches(x, steps, directions, y, room):  # type: ignore[no-untyped-def]
-    d = x.shape[1]
     for row in range(x.shape[0]):
         _move(x, row, steps, directions, room, 0)
-        stream(room, y, row * d)
+        stream(room, y, row)
     publish()
 
 
@@ -222,12 +221,11 @@ def _write_entries(x, coordinates, amounts, y, in_place):  # type: ignore[no-unt
 
 @_compiled
 def _write_entries_past_caches(x, coordinates, amounts, y, room):  # type: ignore[no-untyped-def]
-    d = x.shape[1]
     n, count = amounts.shape
     for row in range(n):
-        for i in range(d):
+        for i in range(x.shape[1]):
             room[0, i] = x[row, i]
         for place in range(count):
             room[0, coordinates[row, place]] += amounts[row, place]
-        stream(room, y, row * d)
+        stream(room, y, row)
     publish()

@@ -20,21 +20,18 @@ _LINE = 64
 
 
 @inlined
-def stream(room, target, place):  # type: ignore[no-untyped-def]
-    """The one row of `room` into the entries of `target` from `place` on, counted in the order of memory.
-
-    Both are in C order and of one type.
-    """
+def stream(room, target, row):  # type: ignore[no-untyped-def]
+    """The one row of `room` into a row of `target`; both are in C order and of one type and width."""
     count = room.shape[1]
-    entries = _LINE // room.itemsize
+    place, entries = row * count, _LINE // room.itemsize
     first = min(count, _entries_to_the_next_line(target, place))
     whole = first + (count - first) // entries * entries
     for at in range(first):
-        _put(room, at, target, place + at)
+        target[row, at] = room[0, at]
     for at in range(first, whole, entries):
         _put_line(room, at, target, place + at)
     for at in range(whole, count):
-        _put(room, at, target, place + at)
+        target[row, at] = room[0, at]
 
 
 def _element(context: Any, builder: Any, kind: Any, array: Any, position: Any) -> Any:
@@ -54,19 +51,6 @@ def _entries_to_the_next_line(typing: Any, array: Any, position: Any) -> Any:
         return builder.udiv(ahead, whole(size))
 
     return types.intp(array, types.intp), generate
-
-
-@intrinsic
-def _put(typing: Any, source: Any, at: Any, target: Any, place: Any) -> Any:
-    """One entry, by an ordinary store."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        read = _element(context, builder, signature.args[0], *args[:2])
-        written = _element(context, builder, signature.args[2], *args[2:])
-        builder.store(builder.load(read), written)
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, target, types.intp), generate
 
 
 @intrinsic
